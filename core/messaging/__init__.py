@@ -1,0 +1,1 @@
+"""The port: what a broker must promise to carry the shop's events. Adapters live in `brokers/`."""

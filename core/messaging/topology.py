@@ -1,0 +1,64 @@
+"""What is published where and who takes it: topics, lanes, event types and consumer groups, as one frozen value.
+
+Adapters derive everything from it: Kafka topics and partitions; RabbitMQ exchanges, queues and bindings.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import NamedTuple
+
+from core.messaging.errors import UnroutedType
+
+DEAD_LETTER_SUFFIX = ".DLQ"
+DEAD_LETTER_GROUP = "dead-letter-service"
+
+
+class Route(NamedTuple):
+    topic: str
+    event_key: str
+    """Dotted and lower case, e.g. order.created: RabbitMQ's routing key before the lane."""
+
+
+@dataclass(frozen=True)
+class Topology:
+    routes: Mapping[str, Route]
+    """Event type -> where it goes. The one table; nothing derives a name from a class name."""
+    subscriptions: Mapping[str, frozenset[str]]
+    """Consumer group -> the event types it takes."""
+    partitions: int = 3
+    """Lanes of every topic (dead letters too, so that a key's letters stay in order)."""
+    audit: bool = True
+    """Keep an audit log of every topic (Kafka: the log itself; RabbitMQ: a stream)."""
+    prefix: str = ""
+    """Put before every topic name on the broker, so that tests and testbeds can share one."""
+    extra_topics: frozenset[str] = field(default_factory=frozenset)
+    """Topics to declare although no route names them (tests of unroutable topics)."""
+
+    @cached_property
+    def topics(self) -> tuple[str, ...]:
+        return tuple(sorted({route.topic for route in self.routes.values()} | self.extra_topics))
+
+    def types_of(self, topic: str) -> tuple[str, ...]:
+        return tuple(sorted(name for name, route in self.routes.items() if route.topic == topic))
+
+    def topics_of(self, group: str) -> tuple[str, ...]:
+        """Topics a group reads; the dead-letter service reads each topic's dead letters."""
+        if group == DEAD_LETTER_GROUP:
+            return tuple(topic + DEAD_LETTER_SUFFIX for topic in self.topics)
+        return tuple(sorted({self.routes[name].topic for name in self.subscriptions[group]}))
+
+    def groups_of(self, topic: str) -> tuple[str, ...]:
+        return tuple(sorted(group for group in self.subscriptions if topic in self.topics_of(group)))
+
+    def check(self) -> None:
+        """Refuse a topology in which a published type reaches nobody or a subscribed one is never published.
+
+        The audit stream makes every type routable, so the broker's own `mandatory` would not notice.
+        """
+        taken = frozenset().union(*self.subscriptions.values()) if self.subscriptions else frozenset()
+        for name in self.routes:
+            if name not in taken:
+                raise UnroutedType(name, "has no consumer group; subscribe one or remove its route")
+        for name in sorted(taken - self.routes.keys()):
+            raise UnroutedType(name, "is subscribed but has no route; add it to the routing table")

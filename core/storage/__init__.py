@@ -1,0 +1,1 @@
+"""SQLAlchemy tables, the transaction, the event store."""

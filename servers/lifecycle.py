@@ -1,0 +1,47 @@
+"""What every real service can do, whoever runs it: start, be waited for, be killed, paused, resumed, stopped."""
+
+from pathlib import Path
+from typing import Protocol
+
+
+class Server(Protocol):
+    """One service (PostgreSQL, Kafka, RabbitMQ) with its own folder, ports and log. State lives in the folder,
+    so another process can take it up again (`attach`)."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def folder(self) -> Path: ...
+
+    @property
+    def url(self) -> str:
+        """What a client needs: DATABASE_URL, KAFKA_BOOTSTRAP_SERVERS or RABBITMQ_URL."""
+
+    @property
+    def version(self) -> str: ...
+
+    @property
+    def log(self) -> Path: ...
+
+    def start(self) -> None:
+        """Start with the data that is there (made on the first start) and return when it answers a real request."""
+
+    def wait_ready(self, timeout_s: float) -> None:
+        """Return when a real query or publish succeeds; raise ServerFailed with the log's last lines otherwise."""
+
+    def kill(self) -> None:
+        """SIGKILL to the very process (java, beam.smp, postmaster) and wait until it is gone."""
+
+    def pause(self) -> None:
+        """SIGSTOP the very process (PostgreSQL: its whole group)."""
+
+    def resume(self) -> None: ...
+
+    def stop(self) -> None:
+        """Orderly, then by force after a while; idempotent; nothing of it is left running."""
+
+    def pids(self) -> list[int]:
+        """Every process that belongs to it now, for resource samples."""
+
+    def is_running(self) -> bool: ...
