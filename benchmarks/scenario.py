@@ -1,0 +1,127 @@
+"""A scenario: what load, what faults, which promises. Data, not code: one TOML file under `scenarios/` each.
+
+A wrong key or value is refused with its place in the file. Times count from the start of the load phase; warm-up
+lies before it.
+"""
+
+import tomllib
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+SCENARIOS = Path(__file__).parent / "scenarios"
+
+ANOMALIES = (
+    "lost",
+    "unstored",
+    "phantom",
+    "duplicated_on_wire",
+    "duplicated_effects",
+    "out_of_order",
+    "late_by_redrive",
+    "dead_lettered",
+    "parked",
+    "undelivered_effect",
+)
+
+
+class ScenarioError(ValueError):
+    """A scenario file is wrong; the message names the file, the key, the value and what is allowed."""
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Load(_Part):
+    """Arrivals of orders at the API, open loop."""
+
+    shape: Literal["constant", "ramp", "spike", "wave"] = "constant"
+    arrivals: Literal["poisson", "even"] = "poisson"
+    rate_per_s: float = Field(gt=0, le=100_000)
+    """The rate of `constant`; the highest of the others (ramp: at the end; spike: in the middle fifth)."""
+    warm_up_s: float = Field(5, ge=0, le=600)
+    duration_s: float = Field(gt=0, le=86_400)
+    max_in_flight: int = Field(500, ge=1, le=100_000)
+    """Arrivals due while this many requests are open are not sent, and recorded as skipped."""
+    products: int = Field(50, ge=1, le=100_000)
+
+
+class Roles(_Part):
+    """How many processes of each kind."""
+
+    api: Literal[1] = 1
+    relays: int = Field(1, ge=0, le=16)
+    consumers: int = Field(1, ge=1, le=16)
+    """Processes a consumer group."""
+
+
+class Fault(_Part):
+    """One planned damage; `for_s` later it is healed, unless it is over at once."""
+
+    fault: str
+    at_s: float = Field(ge=0)
+    for_s: float = Field(0, ge=0)
+    when: Literal["at_once", "publish_in_flight"] = "at_once"
+    give_up_after_s: float = Field(15, gt=0)
+    """The trigger did not hold for so long after `at_s`: the fault was missed and the run proves nothing."""
+
+
+class Scenario(_Part):
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")
+    question: str = Field(min_length=10)
+    load: Load
+    roles: Roles = Roles()
+    faults: tuple[Fault, ...] = ()
+    forbids: tuple[str, ...] = ("lost", "unstored", "phantom", "duplicated_effects", "out_of_order", "dead_lettered")
+    """The contract: anomalies that make a run invalid. Others are reported."""
+    drain_s: Annotated[float, Field(gt=0, le=3_600)] = 60
+    settings: dict[str, str | int | float | bool] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Scenario":
+        for anomaly in self.forbids:
+            if anomaly not in ANOMALIES:
+                raise ValueError(f"forbids: no anomaly {anomaly!r}; use some of {', '.join(ANOMALIES)}")
+        for fault in self.faults:
+            if fault.at_s + fault.for_s > self.load.duration_s:
+                raise ValueError(
+                    f"faults: {fault.fault} at {fault.at_s:g} s for {fault.for_s:g} s ends after the load "
+                    f"(duration_s = {self.load.duration_s:g})"
+                )
+        return self
+
+
+def load_scenario(name_or_path: str) -> Scenario:
+    """Read a supplied scenario by name, or a user's own by its path."""
+    path = Path(name_or_path)
+    if path.suffix != ".toml":
+        path = SCENARIOS / f"{name_or_path}.toml"
+    if not path.is_file():
+        raise ScenarioError(f"no scenario {name_or_path!r}; use one of {', '.join(names())}, or the path of a .toml file")
+    try:
+        return Scenario.model_validate({"name": path.stem, **tomllib.loads(path.read_text())})
+    except tomllib.TOMLDecodeError as error:
+        raise ScenarioError(f"{path.name}: {error}") from error
+    except ValidationError as error:
+        raise ScenarioError("\n".join(_explain(path.name, problem) for problem in error.errors())) from error
+
+
+def changed(scenario: Scenario, **parts: object) -> Scenario:
+    """A copy with some fields replaced, checked again. Raises ScenarioError."""
+    try:
+        return Scenario.model_validate({**scenario.model_dump(), **parts})
+    except ValidationError as error:
+        raise ScenarioError("\n".join(_explain(scenario.name, problem) for problem in error.errors())) from error
+
+
+def names() -> list[str]:
+    return sorted(path.stem for path in SCENARIOS.glob("*.toml"))
+
+
+def _explain(file: str, problem: object) -> str:
+    assert isinstance(problem, dict)
+    place = ".".join(str(part) for part in problem["loc"]) or "file"
+    found = "" if isinstance(problem["input"], dict) else f" = {problem['input']!r}"
+    return f"{file}: {place}{found}: {str(problem['msg']).removeprefix('Value error, ')}"

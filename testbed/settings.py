@@ -1,0 +1,186 @@
+"""The settings of every process, read once from the environment; nothing below `testbed/` reads it.
+
+A wrong value is refused at start with the setting's name, the value and what is allowed.
+"""
+
+import os
+import re
+from typing import Annotated, Any, Literal, get_args
+from urllib.parse import urlsplit
+
+from pydantic import BeforeValidator, Field, ValidationError, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+BrokerName = Literal["kafka", "rabbitmq", "memory"]
+PublishStrategy = Literal[
+    "direct-in-transaction",
+    "direct-after-commit",
+    "outbox-naive",
+    "outbox-for-update",
+    "outbox-skip-locked",
+    "outbox-leased",
+]
+ConsumeStrategy = Literal[
+    "none", "ack-first", "check-then-act", "unique-constraint", "lock", "two-stage", "inbox"
+]
+SEAMS: dict[str, tuple[str, ...]] = {
+    "flow": ("saga",),
+    "publish": ("outbox", "inline", "after_commit"),
+    "relay.claim": ("lease", "none", "lock", "for_update", "skip_locked"),
+    "relay.confirm": ("await", "none"),
+    "relay.order": ("hold_key", "ignore"),
+    "ack": ("atomic", "before", "never", "after"),
+    "inbox": ("atomic", "off", "exception", "upsert", "record_first", "check_then_act", "two_stage", "lock"),
+    "inbox.key": ("group_event", "event"),
+    "on_error": ("retry_dlq", "swallow", "requeue", "forever", "log_only"),
+}
+"""Seam -> values, the default first (systems.md 7.8)."""
+
+DEVELOPMENT_SECRET = "development-only-secret-of-the-testbed"
+
+
+class SettingError(ValueError):
+    """A setting has a value it may not have; the message names the setting, the value and the mend."""
+
+
+def _lower(value: object) -> object:
+    return value.strip().lower() if isinstance(value, str) else value
+
+
+class Settings(BaseSettings):
+    """One field a setting; the environment's name is the field's in capitals."""
+
+    model_config = SettingsConfigDict(frozen=True, extra="ignore", case_sensitive=False, hide_input_in_errors=True)
+
+    broker: Annotated[BrokerName, BeforeValidator(_lower)] = "kafka"
+    database_url: str = "postgresql+psycopg://postgres@127.0.0.1:5432/postgres"
+    kafka_bootstrap_servers: str = "127.0.0.1:9092"
+    kafka_group_protocol: Annotated[Literal["consumer", "classic"], BeforeValidator(_lower)] = "consumer"
+    rabbitmq_url: str = "amqp://guest:guest@127.0.0.1:5672/"
+    rabbitmq_queue_type: Annotated[Literal["quorum", "classic", "stream"], BeforeValidator(_lower)] = "quorum"
+    rabbitmq_client: Annotated[Literal["pika", "aio-pika"], BeforeValidator(_lower)] = "pika"
+    durability: Annotated[Literal["confirmed", "fsynced", "fire-and-forget"], BeforeValidator(_lower)] = "confirmed"
+    publish_strategy: Annotated[PublishStrategy, BeforeValidator(_lower)] = "outbox-leased"
+    consume_strategy: Annotated[ConsumeStrategy, BeforeValidator(_lower)] = "inbox"
+    seams: dict[str, str] = Field(default_factory=dict)
+    """Seam -> value, over what the two strategies name; JSON in the environment."""
+    partitions: int = Field(3, ge=1, le=256)
+    audit: bool = True
+    topic_prefix: str = Field("", pattern=r"^[A-Za-z0-9._-]{0,60}$")
+    publish_timeout_s: float = Field(5.0, gt=0.1, le=300)
+    session_timeout_s: float = Field(30.0, ge=1, le=600)
+    linger_ms: float = Field(5.0, ge=0, le=1_000)
+    compression: Annotated[Literal["none", "gzip", "snappy", "lz4", "zstd"], BeforeValidator(_lower)] = "none"
+    batch: int = Field(500, ge=1, le=10_000)
+    relay_lease_s: float = Field(5.0, gt=0.1, le=300)
+    relay_poll_s: float = Field(0.05, gt=0, le=60)
+    prefetch: int = Field(2_000, ge=1, le=100_000)
+    retry_policy: Annotated[
+        Literal["default", "article-s2", "article-s3-kafka", "article-s3-rabbitmq", "article-s4"],
+        BeforeValidator(_lower),
+    ] = "default"
+    after_dead_letter: Annotated[Literal["follow", "wait"], BeforeValidator(_lower)] = "follow"
+    api_host: str = "127.0.0.1"
+    api_port: int = Field(8000, ge=0, le=65_535)
+    environment: Annotated[Literal["development", "production"], BeforeValidator(_lower)] = "development"
+    jwt_secret: str = ""
+    seed: int = 0
+    history_dir: str = ""
+    """Where this process writes its history; empty: it keeps none."""
+    crash_at: str = ""
+    """STEP[@EPOCH_S]: SIGKILL this process when it first reaches the step at or after the instant."""
+
+    @field_validator("database_url")
+    @classmethod
+    def _database(cls, value: str) -> str:
+        return _checked_url(value, ("postgresql+psycopg", "postgresql"), "postgresql+psycopg://user@host:5432/name")
+
+    @field_validator("rabbitmq_url")
+    @classmethod
+    def _rabbitmq(cls, value: str) -> str:
+        return _checked_url(value, ("amqp", "amqps"), "amqp://user:password@host:5672/")
+
+    @field_validator("kafka_bootstrap_servers")
+    @classmethod
+    def _kafka(cls, value: str) -> str:
+        for server in value.split(","):
+            if not re.fullmatch(r"\s*[^\s:/]+:\d{1,5}\s*", server) or int(server.rsplit(":", 1)[1]) > 65_535:
+                raise ValueError("use host:port[,host:port…]")
+        return value
+
+    @field_validator("seams")
+    @classmethod
+    def _seams(cls, value: dict[str, str]) -> dict[str, str]:
+        for seam, choice in value.items():
+            if seam not in SEAMS:
+                raise ValueError(f"no seam {seam!r}; seams are {', '.join(SEAMS)}")
+            if choice not in SEAMS[seam]:
+                raise ValueError(f"{seam}={choice}: use one of {', '.join(SEAMS[seam])}")
+        return value
+
+    @property
+    def secret(self) -> str:
+        """The key tokens are signed with; has a default in development only."""
+        if self.jwt_secret:
+            return self.jwt_secret
+        if self.environment == "development":
+            return DEVELOPMENT_SECRET
+        raise SettingError("JWT_SECRET is empty and ENVIRONMENT=production: set it to at least 32 random characters")
+
+    def seam(self, name: str) -> str:
+        """The value in force: `--set seam=value`, else what the strategies name, else the default."""
+        if name in self.seams:
+            return self.seams[name]
+        bundled = _PUBLISH_BUNDLES[self.publish_strategy] | _CONSUME_BUNDLES[self.consume_strategy]
+        return bundled.get(name, SEAMS[name][0])
+
+
+_PUBLISH_BUNDLES: dict[str, dict[str, str]] = {
+    "direct-in-transaction": {"publish": "inline"},
+    "direct-after-commit": {"publish": "after_commit"},
+    "outbox-naive": {"relay.claim": "none", "relay.order": "ignore"},
+    "outbox-for-update": {"relay.claim": "for_update"},
+    "outbox-skip-locked": {"relay.claim": "skip_locked"},
+    "outbox-leased": {},
+}
+_CONSUME_BUNDLES: dict[str, dict[str, str]] = {
+    "none": {"inbox": "off"},
+    "ack-first": {"ack": "before", "inbox": "off"},
+    "check-then-act": {"inbox": "check_then_act"},
+    "unique-constraint": {"inbox": "record_first"},
+    "lock": {"inbox": "lock"},
+    "two-stage": {"inbox": "two_stage"},
+    "inbox": {},
+}
+
+
+def _checked_url(value: str, schemes: tuple[str, ...], example: str) -> str:
+    try:
+        parts = urlsplit(value)
+        _ = parts.port
+    except ValueError as error:
+        raise ValueError(f"{error}; use e.g. {example}") from None
+    if parts.scheme not in schemes or not parts.hostname:
+        raise ValueError(f"use e.g. {example}")
+    return value
+
+
+def read_settings(**overrides: Any) -> Settings:
+    """Read the environment once. Raises SettingError, one line a wrong setting."""
+    try:
+        return Settings(**overrides)
+    except ValidationError as error:
+        raise SettingError("\n".join(_explain(problem, overrides) for problem in error.errors())) from None
+
+
+def _explain(problem: Any, overrides: dict[str, Any]) -> str:
+    name = str(problem["loc"][0]) if problem["loc"] else "settings"
+    value = overrides.get(name, os.environ.get(name.upper(), os.environ.get(name)))
+    shown = "…hidden…" if "secret" in name else re.sub(r"//[^@/]*@", "//…@", repr(value))
+    field = Settings.model_fields.get(name)
+    allowed = [str(choice) for choice in get_args(field.annotation)] if field is not None else []
+    if problem["type"] == "literal_error" and allowed:
+        mend = f"use one of {', '.join(allowed)}"
+    else:
+        mend = str(problem["msg"]).removeprefix("Value error, ")
+    return f"{name.upper()}={shown} is refused: {mend}"
