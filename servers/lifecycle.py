@@ -4,6 +4,17 @@ from pathlib import Path
 from typing import Protocol
 
 
+class ServerFailed(Exception):
+    """A service could not be started, reached or controlled; the message names it and says what to do next."""
+
+
+class NotControlled(ServerFailed):
+    """This provider does not own the process, so it cannot be killed, paused, resumed or stopped from here."""
+
+    def __init__(self, name: str, action: str) -> None:
+        super().__init__(f"{name} is external: the testbed cannot {action} it. Use --provider native or docker.")
+
+
 class Server(Protocol):
     """One service (PostgreSQL, Kafka, RabbitMQ) with its own folder, ports and log. State lives in the folder,
     so another process can take it up again (`attach`)."""
