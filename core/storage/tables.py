@@ -6,6 +6,7 @@ A factory and not module constants: other people's services put them into their 
 from dataclasses import dataclass
 
 from sqlalchemy import (
+    ARRAY,
     BigInteger,
     Column,
     DateTime,
@@ -36,10 +37,12 @@ class MessagingTables:
     inbox: Table
     effect: Table
     failed_event: Table
+    relay: Table
+    cleared: Table
 
 
 def messaging_tables(metadata: MetaData, schema: str | None = None) -> MessagingTables:
-    """Add the six tables to `metadata`."""
+    """Add the eight tables to `metadata`."""
     event = Table(
         "event",
         metadata,
@@ -69,11 +72,41 @@ def messaging_tables(metadata: MetaData, schema: str | None = None) -> Messaging
         Column("key", String(100), nullable=False),
         Column("attempts", Integer, nullable=False, server_default=text("0")),
         Column("last_error", Text),
+        # Not null: this row stopped its key; later rows of the key wait behind it. Null is the quick, usual case.
         Column("next_try_at", DateTime(timezone=True)),
         Column("parked_at", DateTime(timezone=True)),
         schema=schema,
+        # Every row is deleted within seconds: vacuum by number of dead rows, at full speed, not by share of the table.
+        postgresql_with={
+            "autovacuum_vacuum_scale_factor": 0,
+            "autovacuum_vacuum_threshold": 20_000,
+            "autovacuum_vacuum_cost_delay": 0,
+            "autovacuum_vacuum_insert_threshold": -1,
+        },
     )
-    Index("pending_by_bucket", pending.c.bucket, pending.c.id)
+    # The few keys that wait or are parked. Rows that may go are read by primary key, lowest first: an index by bucket
+    # would cost every writer and could not give the lowest ids of many buckets without sorting a whole backlog.
+    Index("pending_waiting", pending.c.next_try_at, pending.c.key, postgresql_where=pending.c.next_try_at.is_not(None))
+    cleared = Table(
+        "cleared",
+        metadata,
+        # One row a cleared batch, not one an event: when those events left the outbox and after how many refusals.
+        Column("id", BigInteger, Identity(), primary_key=True),
+        Column("cleared_at", DateTime(timezone=True), nullable=False, server_default=func.clock_timestamp()),
+        Column("event_ids", ARRAY(BigInteger), nullable=False),
+        # One number an id; null: none of them was ever refused.
+        Column("attempts", ARRAY(Integer)),
+        schema=schema,
+    )
+    Index("cleared_by_time", cleared.c.cleared_at)
+    relay = Table(
+        "relay",
+        metadata,
+        # Who is alive: a relay that owns no bucket yet must be counted too, or it would never get its share.
+        Column("owner", String(100), primary_key=True),
+        Column("seen_until", DateTime(timezone=True), nullable=False),
+        schema=schema,
+    )
     bucket_lease = Table(
         "bucket_lease",
         metadata,
@@ -125,4 +158,4 @@ def messaging_tables(metadata: MetaData, schema: str | None = None) -> Messaging
         UniqueConstraint("topic", "consumer_group", "event_id", name="failed_event_once"),
         schema=schema,
     )
-    return MessagingTables(event, pending, bucket_lease, inbox, effect, failed_event)
+    return MessagingTables(event, pending, bucket_lease, inbox, effect, failed_event, relay, cleared)
