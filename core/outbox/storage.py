@@ -22,7 +22,11 @@ LOST = (DBAPIError, psycopg.OperationalError, psycopg.InterfaceError, psycopg.er
 """What a lost or restarted database raises here."""
 
 # Nested loops over the primary key, whatever the statistics of a table that is empty one second and full the next say.
-PLANNER = "SET enable_seqscan=off; SET enable_bitmapscan=off; SET enable_hashjoin=off; SET enable_mergejoin=off"
+PLANNER = (
+    "SET enable_seqscan=off; SET enable_bitmapscan=off; SET enable_hashjoin=off; SET enable_mergejoin=off;"
+    # Only a plan made for the given array looks ids up by hash; a generic one compares each row with each of them.
+    "SET plan_cache_mode=force_custom_plan"
+)
 
 
 class DriverSession:
@@ -77,7 +81,7 @@ class OutboxStorage:
             ORDER BY l.bucket FOR SHARE OF l"""
         candidates = f"""
             SELECT id, bucket, attempts FROM {pending} p
-            WHERE bucket = ANY(%s) AND id <> ALL(%s)"""
+            WHERE bucket = ANY(%s::smallint[]) AND id <> ALL(%s::bigint[])"""
         waiting = f"SELECT key FROM {pending} WHERE next_try_at IS NOT NULL"
         self._read = f"""
             WITH candidate AS MATERIALIZED (
@@ -99,7 +103,8 @@ class OutboxStorage:
             fence AS MATERIALIZED ({fence}),
             gone AS (
                 DELETE FROM {pending}
-                WHERE id = ANY(%s) AND bucket IN (SELECT bucket FROM fence) AND (SELECT setting FROM quick) = 'off'
+                WHERE id = ANY(%s::bigint[]) AND bucket = ANY(ARRAY(SELECT bucket FROM fence))
+                      AND (SELECT setting FROM quick) = 'off'
                 RETURNING id, attempts
             )
             INSERT INTO {tables.cleared.fullname} (event_ids, attempts)
@@ -114,7 +119,7 @@ class OutboxStorage:
                 parked_at = CASE WHEN failed.parked THEN statement_timestamp() END
             FROM unnest(%s::bigint[], %s::int[], %s::text[], %s::float8[], %s::bool[])
                  AS failed (id, attempts, reason, wait_s, parked)
-            WHERE p.id = failed.id AND p.bucket IN (SELECT bucket FROM fence)
+            WHERE p.id = failed.id AND p.bucket = ANY(ARRAY(SELECT bucket FROM fence))
             RETURNING p.id"""
 
     def read(self, buckets: Sequence[int], limit: int, in_flight: Sequence[int], from_id: int = 0) -> list[Row]:
