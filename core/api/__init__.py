@@ -1,0 +1,1 @@
+"""HTTP: routes, status codes and problem details. What a request does is in `core.commands` and `core.queries`."""

@@ -1,0 +1,1 @@
+"""What a request may change: each command is one transaction that writes state and events together."""

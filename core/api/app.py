@@ -1,0 +1,43 @@
+"""The shop's HTTP application. Everything it needs is handed in; it reads no environment and connects on first use."""
+
+from dataclasses import dataclass
+
+from fastapi import FastAPI, Response
+from sqlalchemy import text
+
+from core.api import problems
+from core.api.body import MAX_BODY_BYTES, LimitBody
+from core.api.orders import orders_router
+from core.api.tokens import TokenSettings
+from core.commands.context import Context
+
+
+@dataclass(frozen=True)
+class Deps:
+    context: Context
+    tokens: TokenSettings
+    max_body_bytes: int = MAX_BODY_BYTES
+
+
+def create_app(deps: Deps) -> FastAPI:
+    """Every path below /api/v1 answers below /api too."""
+    app = FastAPI(title="The shop", version="1", description="Orders, by events, on Kafka or RabbitMQ.")
+    problems.install(app)
+    router = orders_router(deps.context, deps.tokens)
+    app.include_router(router, prefix="/api/v1")
+    app.include_router(router, prefix="/api", include_in_schema=False)
+
+    @app.get("/health/live", tags=["health"])
+    async def live() -> Response:
+        """The process answers."""
+        return Response(b'{"status":"live"}', media_type="application/json")
+
+    @app.get("/health/ready", tags=["health"])
+    def ready() -> Response:
+        """The database answers a query."""
+        with deps.context.engine.connect() as connection:
+            connection.execute(text("SELECT 1"))
+        return Response(b'{"status":"ready"}', media_type="application/json")
+
+    app.add_middleware(LimitBody, max_bytes=deps.max_body_bytes)
+    return app

@@ -1,0 +1,75 @@
+"""What clients send and get, as the OpenAPI document shows it. Unknown fields are refused, since one may be misspelt."""
+
+from datetime import datetime
+from decimal import Decimal
+from typing import Annotated
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
+from pydantic.alias_generators import to_camel
+
+from core.domain.orders import MAX_LINES, MAX_QUANTITY
+
+
+def _without_nul(text: str) -> str:
+    """PostgreSQL stores every character but NUL."""
+    if "\x00" in text:
+        raise ValueError("must not contain the character NUL")
+    return text
+
+
+Text = Annotated[str, StringConstraints(min_length=1, max_length=500), AfterValidator(_without_nul)]
+BIGINT_MAX = 2**63 - 1
+
+
+class Sent(BaseModel):
+    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, extra="forbid", frozen=True)
+
+
+class ItemRequest(Sent):
+    product_id: int = Field(ge=1, le=BIGINT_MAX, strict=True, examples=[1])
+    quantity: int = Field(ge=1, le=MAX_QUANTITY, strict=True, examples=[2])
+    price: Decimal | None = Field(
+        default=None,
+        ge=0,
+        le=10**10,
+        max_digits=12,
+        decimal_places=2,
+        examples=[100.00],
+        description="The catalogue sets it; if sent, it has to be the catalogue's.",
+    )
+
+
+class OrderRequest(Sent):
+    items: list[ItemRequest] = Field(min_length=1, max_length=MAX_LINES)
+    shipping_address: Text | None = Field(default=None, examples=["1 Harbour Street, 04524 Seoul"])
+
+
+class Given(BaseModel):
+    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True)
+
+
+class ItemAnswer(Given):
+    product_id: int
+    seller_id: str
+    quantity: int
+    price: float
+
+
+class OrderAnswer(Given):
+    id: str = Field(examples=["019a9c3e-7f5a-7d0e-8a54-0f3c9e6b2a11"])
+    order_number: str = Field(examples=["1000001"])
+    customer_id: str
+    status: str = Field(examples=["PENDING"])
+    items: list[ItemAnswer]
+    original_total_amount: float
+    discount_amount: float
+    total_amount: float = Field(examples=[200.00])
+    created_at: datetime
+
+
+class ProblemAnswer(BaseModel):
+    type: str = Field(examples=["about:blank"])
+    title: str
+    status: int
+    detail: str
+    errors: list[dict[str, str]] | None = None

@@ -1,0 +1,79 @@
+"""Routes of orders: /orders, /orders/{id}."""
+
+import re
+from typing import Annotated, Any
+from uuid import UUID
+
+import orjson
+from fastapi import APIRouter, Header, Request, Response
+
+from core.api.body import JsonRoute
+from core.api.models import OrderAnswer, OrderRequest, ProblemAnswer
+from core.api.problems import Problem
+from core.api.tokens import TokenSettings, caller_of
+from core.commands.context import Context
+from core.commands.orders import CreateOrder, create_order
+from core.commands.requests import ask_of
+from core.domain.orders import Line
+from core.queries.orders import find_order
+
+KEY = re.compile(r"[\x21-\x7e]{1,100}")
+PROBLEMS: dict[int | str, dict[str, Any]] = {
+    status: {"model": ProblemAnswer, "content": {"application/problem+json": {}}}
+    for status in (400, 401, 413, 422, 503)
+}
+
+
+def orders_router(context: Context, tokens: TokenSettings) -> APIRouter:
+    router = APIRouter(tags=["orders"], route_class=JsonRoute)
+
+    @router.post("/orders", status_code=201, response_model=OrderAnswer, responses=PROBLEMS)
+    def post_order(
+        request: Request,
+        body: OrderRequest,
+        idempotency_key: Annotated[str | None, Header(description="Same key, same answer.")] = None,
+    ) -> Response:
+        """Create an order. It answers at once; stock, payment and mail follow by events."""
+        caller = caller_of(tokens, request)
+        correlation_id = correlation_of(idempotency_key, context)
+        command = CreateOrder(
+            customer_id=caller.id,
+            lines=tuple(Line(item.product_id, item.quantity, item.price) for item in body.items),
+            buyer_email=caller.email,
+            shipping_address=body.shipping_address,
+        )
+        ask = ask_of(caller.id, idempotency_key, "POST orders", command) if idempotency_key is not None else None
+        answer = create_order(context, command, correlation_id, ask)
+        order_id = orjson.loads(answer.body)["id"]
+        headers = {"Location": f"/api/v1/orders/{order_id}", "X-Correlation-Id": correlation_id}
+        if answer.is_repeat:
+            headers["Idempotent-Replay"] = "true"
+        return Response(answer.body, answer.status, headers, media_type="application/json")
+
+    @router.get("/orders/{order_id}", response_model=OrderAnswer, responses={**PROBLEMS, 404: {"model": ProblemAnswer}})
+    def get_order(request: Request, order_id: str) -> Response:
+        """One order of the caller's own; another's is 404."""
+        caller = caller_of(tokens, request)
+        with context.engine.connect() as connection:
+            found = find_order(connection, context.shop, uuid_of(order_id, "order"), caller.id)
+        if found is None:
+            raise Problem(404, f"There is no order {order_id}.")
+        return Response(orjson.dumps(found, default=float), media_type="application/json")
+
+    return router
+
+
+def correlation_of(idempotency_key: str | None, context: Context) -> str:
+    """The Idempotency-Key, or a new id: what joins HTTP, outbox, wire and effects."""
+    if idempotency_key is None:
+        return context.new_id()
+    if not KEY.fullmatch(idempotency_key):
+        raise Problem(400, "An Idempotency-Key is 1 to 100 visible ASCII characters.")
+    return idempotency_key
+
+
+def uuid_of(text: str, kind: str) -> UUID:
+    try:
+        return UUID(text)
+    except ValueError:
+        raise Problem(404, f"There is no {kind} {text}.") from None

@@ -1,0 +1,139 @@
+"""What a request may change about an order. Each change is one transaction: order, event and pending row, or none."""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import NamedTuple
+
+import orjson
+from sqlalchemy import Connection, insert, select
+from sqlalchemy.exc import IntegrityError
+
+from core.commands.context import Context, envelope_of
+from core.commands.requests import Answer, Ask, find_answer, keep_answer
+from core.domain import orders
+from core.domain.orders import Line, Order, Product
+from core.domain.rules import RuleBroken
+from core.storage.shop import ShopTables
+
+
+class CreateOrder(NamedTuple):
+    customer_id: str
+    lines: tuple[Line, ...]
+    buyer_email: str | None
+    shipping_address: str | None
+
+
+def create_order(context: Context, command: CreateOrder, correlation_id: str, ask: Ask | None) -> Answer:
+    """Write a PENDING order and its OrderCreated; return 201 with the order, or the answer given to `ask` before.
+
+    Raises InvalidRequest and KeyReused.
+    """
+    orders.check_lines(command.lines)
+    order_id, event_id, now = context.new_id(), context.new_id(), context.now()
+    try:
+        with context.engine.begin() as connection:
+            order_number, catalogue = _look_up(connection, context.shop, [line.product_id for line in command.lines])
+            order, raised = orders.create(
+                order_id,
+                order_number,
+                command.customer_id,
+                command.lines,
+                catalogue,
+                buyer_email=command.buyer_email,
+                shipping_address=command.shipping_address,
+            )
+            answer = Answer(201, _body_of(order, now))
+            if ask is not None:
+                keep_answer(connection, context.shop, ask, answer, order_id)
+            _insert(connection, context.shop, order, command, now)
+            envelopes = [envelope_of(raised, event_id, now, correlation_id)]
+            context.write(connection, envelopes)
+    except (RuleBroken, IntegrityError):
+        # A repeat of what succeeded before gets that answer, also if today's catalogue would refuse it.
+        given = _given(context, ask)
+        if given is None:
+            raise
+        return given
+    context.committed(envelopes)
+    return answer
+
+
+def _given(context: Context, ask: Ask | None) -> Answer | None:
+    if ask is None:
+        return None
+    with context.engine.connect() as connection:
+        return find_answer(connection, context.shop, ask)
+
+
+def _look_up(connection: Connection, shop: ShopTables, product_ids: Sequence[int]) -> tuple[str, Mapping[int, Product]]:
+    """The next order number and the products that exist, in one round trip."""
+    product = shop.product
+    rows = connection.execute(
+        # As a scalar subquery the number is drawn once for all rows.
+        select(
+            product.c.id,
+            product.c.seller_id,
+            product.c.price,
+            select(shop.order_number.next_value()).scalar_subquery().label("order_number"),
+        ).where(product.c.id.in_(sorted(set(product_ids))))
+    ).all()
+    number = str(rows[0].order_number) if rows else ""
+    return number, {row.id: Product(row.id, row.seller_id, row.price) for row in rows}
+
+
+def _insert(connection: Connection, shop: ShopTables, order: Order, command: CreateOrder, now: datetime) -> None:
+    connection.execute(
+        insert(shop.orders),
+        {
+            "id": order.id,
+            "order_number": int(order.order_number),
+            "customer_id": order.customer_id,
+            "original_total": order.original_total,
+            "discount": order.discount,
+            "total_amount": order.total_amount,
+            "status": order.status.value,
+            "version": order.version,
+            "buyer_email": command.buyer_email,
+            "shipping_address": command.shipping_address,
+            "created_at": now,
+        },
+    )
+    connection.execute(
+        insert(shop.order_items),
+        [
+            {
+                "order_id": order.id,
+                "line_no": number,
+                "product_id": item.product_id,
+                "seller_id": item.seller_id,
+                "quantity": item.quantity,
+                "price": item.price,
+            }
+            for number, item in enumerate(order.items, start=1)
+        ],
+    )
+
+
+def _body_of(order: Order, created_at: datetime) -> bytes:
+    return orjson.dumps(
+        {
+            "id": order.id,
+            "orderNumber": order.order_number,
+            "customerId": order.customer_id,
+            "status": order.status.value,
+            "items": [
+                {
+                    "productId": item.product_id,
+                    "sellerId": item.seller_id,
+                    "quantity": item.quantity,
+                    "price": item.price,
+                }
+                for item in order.items
+            ],
+            "originalTotalAmount": order.original_total,
+            "discountAmount": order.discount,
+            "totalAmount": order.total_amount,
+            "createdAt": created_at,
+        },
+        default=float,
+    )

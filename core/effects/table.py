@@ -1,0 +1,36 @@
+"""Who takes what: consumer group -> event types, handler, batch size. Both brokers' topology follows from here."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from core.domain.events import EVENT_TYPES
+from core.effects import inventory_service
+from core.inbox.handlers import GroupHandler
+from core.messaging.topology import Route, Topology
+from core.storage.shop import ShopTables
+
+
+@dataclass(frozen=True)
+class Group:
+    takes: frozenset[str]
+    """Event types."""
+    handler: Callable[[ShopTables], GroupHandler]
+    batch_messages: int
+
+
+GROUPS: Mapping[str, Group] = {
+    "inventory-service": Group(frozenset({"OrderCreated"}), inventory_service.reserve_stock, 100),
+}
+
+
+def topology(partitions: int = 3, prefix: str = "", audit: bool = True) -> Topology:
+    """Routes of every registered event type and the subscriptions of every group; checked."""
+    result = Topology(
+        routes={name: Route(kind.topic, kind.event_key) for name, kind in EVENT_TYPES.items()},
+        subscriptions={name: group.takes for name, group in GROUPS.items()},
+        partitions=partitions,
+        prefix=prefix,
+        audit=audit,
+    )
+    result.check()
+    return result

@@ -1,0 +1,110 @@
+"""The shop's own tables: catalogue, orders, reservations, answers already given. What carries messages: `tables`."""
+
+from dataclasses import dataclass
+
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    Column,
+    DateTime,
+    ForeignKey,
+    Identity,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    Numeric,
+    Sequence,
+    SmallInteger,
+    String,
+    Table,
+    Text,
+    Uuid,
+    func,
+    text,
+)
+
+
+@dataclass(frozen=True)
+class ShopTables:
+    product: Table
+    orders: Table
+    order_items: Table
+    order_number: Sequence
+    stock_reservation: Table
+    request: Table
+
+
+def shop_tables(metadata: MetaData, schema: str | None = None) -> ShopTables:
+    """Add the shop's tables to `metadata`. Money is numeric with two decimals."""
+    own = f"{schema}." if schema else ""
+    product = Table(
+        "product",
+        metadata,
+        Column("id", BigInteger, primary_key=True, autoincrement=False),
+        Column("seller_id", String(100), nullable=False),
+        Column("name", String(200), nullable=False),
+        Column("price", Numeric(12, 2), nullable=False),
+        # Never changes: stock conserved = initial_stock - what orders hold.
+        Column("initial_stock", BigInteger, nullable=False),
+        Column("stock", BigInteger, nullable=False),
+        CheckConstraint("stock >= 0", name="product_stock_not_negative"),
+        schema=schema,
+    )
+    order_number = Sequence("order_number", metadata=metadata, schema=schema, start=1_000_001)
+    orders = Table(
+        "orders",
+        metadata,
+        Column("id", Uuid, primary_key=True),
+        Column("order_number", BigInteger, nullable=False, unique=True),
+        Column("customer_id", String(100), nullable=False),
+        Column("original_total", Numeric(20, 2), nullable=False),
+        Column("discount", Numeric(20, 2), nullable=False, server_default=text("0")),
+        Column("total_amount", Numeric(20, 2), nullable=False),
+        Column("status", String(20), nullable=False, server_default=text("'PENDING'")),
+        # Of the aggregate: equals the sequence of its newest event.
+        Column("version", BigInteger, nullable=False, server_default=text("1")),
+        Column("buyer_email", String(320)),
+        Column("shipping_address", Text),
+        Column("created_at", DateTime(timezone=True), nullable=False, server_default=func.clock_timestamp()),
+        schema=schema,
+    )
+    Index("orders_of_customer", orders.c.customer_id, orders.c.created_at.desc())
+    order_items = Table(
+        "order_items",
+        metadata,
+        Column("order_id", Uuid, ForeignKey(f"{own}orders.id"), primary_key=True),
+        Column("line_no", SmallInteger, primary_key=True, autoincrement=False),
+        Column("product_id", BigInteger, nullable=False),
+        Column("seller_id", String(100), nullable=False),
+        Column("quantity", Integer, nullable=False),
+        Column("price", Numeric(12, 2), nullable=False),
+        schema=schema,
+    )
+    stock_reservation = Table(
+        "stock_reservation",
+        metadata,
+        # No unique key on the order: that a reservation is made once is the inbox's promise, and seen here if broken.
+        Column("id", BigInteger, Identity(), primary_key=True),
+        Column("order_id", Uuid, nullable=False, index=True),
+        Column("product_id", BigInteger, nullable=False),
+        Column("quantity", Integer, nullable=False),
+        # HELD, CONFIRMED or RELEASED; FAILED: never taken from the stock.
+        Column("status", String(20), nullable=False),
+        schema=schema,
+    )
+    request = Table(
+        "request",
+        metadata,
+        # Answers already given, so that the same key gets the same answer, across restarts too.
+        Column("caller", String(100), primary_key=True),
+        Column("idempotency_key", String(100), primary_key=True),
+        Column("digest", LargeBinary, nullable=False),
+        Column("status", SmallInteger, nullable=False),
+        Column("answer", Text, nullable=False),
+        # What was made: an order's or a ticket's id.
+        Column("resource_id", String(100), nullable=False),
+        Column("answered_at", DateTime(timezone=True), nullable=False, server_default=func.clock_timestamp()),
+        schema=schema,
+    )
+    return ShopTables(product, orders, order_items, order_number, stock_reservation, request)
