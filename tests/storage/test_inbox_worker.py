@@ -1,0 +1,383 @@
+"""The worker against a real PostgreSQL and the memory broker: what is applied, how often, in which order."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from threading import Barrier, Event, Thread
+from typing import Any
+
+import pytest
+import uuid_utils
+from sqlalchemy import Connection, Engine, MetaData, create_engine, text
+from sqlalchemy.pool import NullPool
+
+from brokers.memory.broker import MemoryBroker, connect
+from brokers.memory.config import MemoryConfig
+from core.inbox.handlers import HandlerResult, Ignored, Poison, known_types, one_by_one
+from core.inbox.retries import RetryPolicy
+from core.inbox.worker import Worker, WorkerOptions
+from core.journey import Step
+from core.messaging.envelope import Envelope
+from core.messaging.topology import DEAD_LETTER_GROUP, Route, Topology
+from core.storage.tables import MessagingTables, messaging_tables
+
+GROUP = "counters"
+TOPOLOGY = Topology(
+    routes={"OrderCreated": Route("orders", "order.created"), "OrderPaid": Route("orders", "order.paid")},
+    subscriptions={GROUP: frozenset({"OrderCreated", "OrderPaid"}), "others": frozenset({"OrderCreated"})},
+    partitions=3,
+)
+QUICK = WorkerOptions(receive_timeout_s=0.05, retry=RetryPolicy(tries=3, first_delay_s=0.01, jitter=False))
+
+
+@dataclass
+class Bench:
+    """A database with the tables, a broker, and what is asked of them in every test."""
+
+    engine: Engine
+    tables: MessagingTables
+    broker: MemoryBroker
+
+    def publish(self, *envelopes: Envelope) -> None:
+        assert all(outcome.is_confirmed for outcome in self.broker.publisher().publish(envelopes, 5.0))
+
+    def worker(self, handler: Any, options: WorkerOptions = QUICK, group: str = GROUP, **more: Any) -> Worker:
+        return Worker(self.engine, self.tables, self.broker.subscriber(group), group, handler, options, **more)
+
+    def rows(self, sql: str) -> list[tuple[Any, ...]]:
+        with self.engine.connect() as connection:
+            return [tuple(row) for row in connection.execute(text(sql))]
+
+    def effects(self, group: str = GROUP) -> list[str]:
+        """Event ids in applied order, once for each effect."""
+        return [
+            str(id)
+            for (id,) in self.rows(f"SELECT event_id FROM effect WHERE consumer_group = '{group}' ORDER BY applied_no")
+        ]
+
+    def letters(self) -> list[tuple[str, str]]:
+        """(event id, reason) of the dead letters the broker holds; a fresh reader each time."""
+        subscriber = self.broker.subscriber(DEAD_LETTER_GROUP)
+        found = subscriber.receive(1_000, 0.05)
+        subscriber.close()
+        return [(d.envelope.id if d.envelope else "", d.failure.reason) for d in found if d.failure]
+
+
+@pytest.fixture
+def bench(database: str) -> Iterator[Bench]:
+    engine = create_engine(database, poolclass=NullPool)
+    metadata = MetaData()
+    tables = messaging_tables(metadata)
+    metadata.create_all(engine)
+    broker = connect(MemoryConfig(), TOPOLOGY)
+    broker.admin().declare()
+    yield Bench(engine, tables, broker)
+    engine.dispose()
+
+
+def order(number: int, key: str = "", type: str = "OrderCreated", sequence: int | None = 1, **more: Any) -> Envelope:
+    return Envelope(
+        id=str(uuid_utils.uuid7()),
+        topic="orders",
+        type=type,
+        source="/shop/Order",
+        key=key or f"order-{number}",
+        sequence=sequence,
+        occurred_at=datetime(2026, 1, 1, tzinfo=UTC),
+        data=str(number).encode(),
+        **more,
+    )
+
+
+def count_it(connection: Connection, envelopes: Sequence[Envelope]) -> HandlerResult:
+    return HandlerResult(["counted"] * len(envelopes))
+
+
+def drain(worker: Worker, quiet_steps: int = 3) -> None:
+    """Work until nothing was received for a while; a retried message is back within its 0.01 to 0.04 s."""
+    quiet = 0
+    while quiet < quiet_steps:
+        quiet = 0 if worker.step() else quiet + 1
+
+
+def test_a_message_published_twice_is_applied_once(bench: Bench) -> None:
+    first, second = order(1), order(2)
+    bench.publish(first, second, first)
+    worker = bench.worker(count_it)
+    drain(worker)
+    bench.publish(second)
+    drain(worker)
+    assert bench.effects() == [first.id, second.id]
+    assert bench.rows("SELECT count(*), count(DISTINCT event_id) FROM inbox") == [(2, 2)]
+
+
+def test_effects_within_a_key_are_applied_in_the_order_of_delivery(bench: Bench) -> None:
+    events = [order(n, key=f"k{n % 3}", sequence=n // 3 + 1) for n in range(60)]
+    bench.publish(*events)
+    drain(bench.worker(count_it, WorkerOptions(batch_messages=7, receive_timeout_s=0.05)))
+    applied = bench.effects()
+    for key in ("k0", "k1", "k2"):
+        ids = [event.id for event in events if event.key == key]
+        assert [id for id in applied if id in ids] == ids
+
+
+def test_an_id_in_capitals_is_the_same_id(bench: Bench) -> None:
+    event = order(1)
+    shouted = event._replace(id=event.id.upper())
+    bench.publish(shouted, event, order(2))
+    drain(bench.worker(count_it))
+    assert len(bench.effects()) == 2
+    assert bench.effects()[0] == event.id
+
+
+def test_two_groups_each_apply_the_same_event(bench: Bench) -> None:
+    event = order(1)
+    bench.publish(event)
+    drain(bench.worker(count_it))
+    drain(bench.worker(count_it, group="others"))
+    assert (bench.effects(GROUP), bench.effects("others")) == ([event.id], [event.id])
+
+
+def test_an_ignored_event_leaves_a_row_with_its_reason_and_no_effect(bench: Bench) -> None:
+    events = [order(n) for n in range(4)]
+    bench.publish(*events)
+
+    def odd_ones(connection: Connection, envelopes: Sequence[Envelope]) -> HandlerResult:
+        return HandlerResult(["odd" if int(e.data) % 2 else Ignored('even, said "so"') for e in envelopes])
+
+    drain(bench.worker(odd_ones))
+    assert set(bench.effects()) == {events[1].id, events[3].id}
+    found = bench.rows("SELECT outcome, reason, count(*) FROM inbox GROUP BY 1, 2 ORDER BY 1")
+    assert found == [("applied", None, 2), ("ignored", 'even, said "so"', 2)]
+
+
+def test_several_effects_of_one_event_are_several_journal_rows(bench: Bench) -> None:
+    event = order(1)
+    bench.publish(event)
+    drain(bench.worker(one_by_one({"OrderCreated": lambda connection, envelope: ("stock", 'said "so", \\{x}')})))
+    assert bench.rows("SELECT effect FROM effect ORDER BY applied_no") == [("stock",), ('said "so", \\{x}',)]
+
+
+def test_one_poison_message_among_ten_thousand_costs_only_itself(bench: Bench) -> None:
+    events = [order(n, key=f"k{n % 500}", sequence=n // 500 + 1) for n in range(10_000)]
+    bad = events[4_321]
+    bench.publish(*events)
+    tries: list[float] = []
+
+    def refuses_one(connection: Connection, envelopes: Sequence[Envelope]) -> HandlerResult:
+        if any(e.id == bad.id for e in envelopes):
+            if len(envelopes) == 1:
+                tries.append(1)
+            raise ValueError("this one has no price")
+        return count_it(connection, envelopes)
+
+    drain(bench.worker(refuses_one))
+    applied = bench.effects()
+    assert sorted(applied) == sorted(e.id for e in events if e is not bad)
+    assert bench.letters() == [(bad.id, "ValueError: this one has no price")]
+    assert len(tries) == 3
+    behind = [e.id for e in events if e.key == bad.key and e is not bad]
+    assert [id for id in applied if id in behind] == behind
+
+
+def test_a_message_that_succeeds_at_the_third_try_is_applied_before_the_later_ones_of_its_key(bench: Bench) -> None:
+    events = [order(n, key="k" if n != 2 else "free", sequence=n + 1) for n in range(5)]
+    bench.publish(*events)
+    failures = iter(range(4))  # whole batch, alone, then two retries alone: the next try succeeds
+
+    def fails_at_first(connection: Connection, envelopes: Sequence[Envelope]) -> HandlerResult:
+        if any(e.id == events[1].id for e in envelopes) and next(failures, None) is not None:
+            raise ValueError("not yet")
+        return count_it(connection, envelopes)
+
+    options = WorkerOptions(receive_timeout_s=0.05, retry=RetryPolicy(tries=9, first_delay_s=0.01, jitter=False))
+    drain(bench.worker(fails_at_first, options))
+    applied = bench.effects()
+    assert [id for id in applied if id != events[2].id] == [events[n].id for n in (0, 1, 3, 4)]
+    assert applied.index(events[2].id) < applied.index(events[1].id)
+    assert bench.letters() == []
+
+
+def test_a_handler_that_names_the_poison_saves_the_search_for_it(bench: Bench) -> None:
+    events = [order(n, key="k", sequence=n + 1) for n in range(5)]
+    bench.publish(*events)
+    calls: list[int] = []
+
+    def names_it(connection: Connection, envelopes: Sequence[Envelope]) -> HandlerResult:
+        calls.append(len(envelopes))
+        for e in envelopes:
+            if e.id == events[2].id:
+                raise Poison(e.id, "negative price")
+        return count_it(connection, envelopes)
+
+    drain(bench.worker(names_it))
+    assert bench.effects() == [events[n].id for n in (0, 1, 3, 4)]
+    assert bench.letters() == [(events[2].id, "negative price")]
+    assert calls == [5, 5, 2, 3, 2]
+
+
+def test_an_unknown_type_or_a_newer_version_becomes_a_dead_letter_at_once(bench: Bench) -> None:
+    fine, unknown, newer = order(1), order(2, type="OrderPaid"), order(3, schema_version=2)
+    bench.publish(fine, unknown, newer)
+    drain(bench.worker(count_it, decode=known_types({"OrderCreated": 1})))
+    assert bench.effects() == [fine.id]
+    assert sorted(bench.letters()) == sorted(
+        [(unknown.id, "unknown event type OrderPaid"), (newer.id, "OrderCreated version 2 is newer than 1")]
+    )
+
+
+def test_an_id_that_is_no_uuid_becomes_a_dead_letter_and_its_batch_goes_on(bench: Bench) -> None:
+    ids = ["17", "a,b", 'q"uote', "{}", "NULL", " ", "0" * 400]
+    bad = [order(n)._replace(id=id) for n, id in enumerate(ids)]
+    good = [order(n) for n in range(100, 103)]
+    bench.publish(good[0], *bad[:3], good[1], *bad[3:], good[2])
+    drain(bench.worker(count_it), quiet_steps=5)
+    assert sorted(bench.effects()) == sorted(e.id for e in good)
+    assert sorted(id for id, _ in bench.letters()) == sorted(ids)
+
+
+def test_next_events_are_written_in_the_same_transaction_or_not_at_all(bench: Bench) -> None:
+    told: list[str] = []
+
+    class Sink:
+        def write(self, connection: Connection, envelopes: Sequence[Envelope]) -> None:
+            connection.execute(
+                text("INSERT INTO next_event VALUES (:id)"), [{"id": envelope.key} for envelope in envelopes]
+            )
+
+        def after_commit(self, envelopes: Sequence[Envelope]) -> None:
+            told.extend(envelope.key for envelope in envelopes)
+
+    with bench.engine.begin() as connection:
+        connection.execute(text("CREATE TABLE next_event (id text)"))
+    good, bad = order(1, key="good"), order(2, key="bad")
+    bench.publish(good, bad)
+
+    def publishes(connection: Connection, envelope: Envelope) -> HandlerResult:
+        if envelope.key == "bad":
+            connection.execute(text("INSERT INTO next_event VALUES ('half done')"))
+            raise Poison(envelope.id, "bad")
+        return HandlerResult(["saved"], [envelope])
+
+    drain(bench.worker(one_by_one({"OrderCreated": publishes}), sink=Sink()))
+    assert bench.rows("SELECT id FROM next_event") == [("good",)]
+    assert told == ["good"]
+
+
+def test_two_workers_with_the_same_messages_at_the_same_time_apply_each_once(bench: Bench) -> None:
+    events = [order(n) for n in range(500)]
+    deliveries = Bench.worker(bench, count_it)
+    bench.publish(*events)
+    received = deliveries.subscriber.receive(1_000, 1.0)
+    assert len(received) == 500
+    both = Barrier(2)
+
+    def apply(batch: Sequence[Any]) -> None:
+        worker = bench.worker(count_it)
+        both.wait()
+        for _ in range(3):
+            worker.apply(batch)
+
+    threads = [Thread(target=apply, args=(batch,)) for batch in (received, received[::-1])]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(bench.effects()) == sorted(e.id for e in events)
+
+
+def test_a_deadlock_repeats_the_whole_batch_and_counts_no_attempt(bench: Bench) -> None:
+    with bench.engine.begin() as connection:
+        connection.execute(text("CREATE TABLE stock AS SELECT n AS id, 0 AS taken FROM generate_series(1, 2) n"))
+    bench.publish(order(1), order(2))
+    first_locked, second_locked = Event(), Event()
+    victims: list[int] = []
+
+    def takes_both(connection: Connection, envelopes: Sequence[Envelope]) -> HandlerResult:
+        victims.append(len(envelopes))
+        connection.execute(text("SET LOCAL deadlock_timeout = '50ms'"))
+        connection.execute(text("UPDATE stock SET taken = taken + 1 WHERE id = 1"))
+        first_locked.set()
+        assert second_locked.wait(5)
+        connection.execute(text("UPDATE stock SET taken = taken + 1 WHERE id = 2"))
+        return count_it(connection, envelopes)
+
+    def rival() -> None:
+        with bench.engine.begin() as connection:
+            connection.execute(text("SET LOCAL deadlock_timeout = '10s'"))
+            connection.execute(text("UPDATE stock SET taken = taken + 1 WHERE id = 2"))
+            assert first_locked.wait(5)
+            second_locked.set()
+            connection.execute(text("UPDATE stock SET taken = taken + 1 WHERE id = 1"))
+
+    thread = Thread(target=rival)
+    thread.start()
+    drain(bench.worker(takes_both, WorkerOptions(receive_timeout_s=0.05, retry=RetryPolicy(tries=1))))
+    thread.join()
+    assert victims == [2, 2]
+    assert bench.rows("SELECT taken FROM stock ORDER BY id") == [(2,), (2,)]
+    assert (len(bench.effects()), bench.letters()) == (2, [])
+
+
+def test_a_connection_killed_in_mid_transaction_repeats_the_whole_batch(bench: Bench) -> None:
+    bench.publish(order(1), order(2))
+    calls: list[int] = []
+
+    def killed_once(connection: Connection, envelopes: Sequence[Envelope]) -> HandlerResult:
+        calls.append(len(envelopes))
+        if len(calls) == 1:
+            pid = connection.execute(text("SELECT pg_backend_pid()")).scalar_one()
+            with bench.engine.begin() as other:
+                other.execute(text("SELECT pg_terminate_backend(:pid)"), {"pid": pid})
+        return count_it(connection, envelopes)
+
+    drain(bench.worker(killed_once, WorkerOptions(receive_timeout_s=0.05, retry=RetryPolicy(tries=1))))
+    assert calls == [2, 2]
+    assert (len(bench.effects()), bench.letters()) == (2, [])
+
+
+@pytest.mark.parametrize(("after_dead_letter", "applied"), [("follow", [0, 2, 3]), ("wait", [0])])
+def test_later_messages_of_a_dead_letters_key_follow_or_wait(
+    bench: Bench, after_dead_letter: Any, applied: list[int]
+) -> None:
+    events = [order(n, key="k", sequence=n + 1) for n in range(4)]
+    free = order(9, key="free")
+    bench.publish(*events[:3], free)
+
+    def refuses_the_second(connection: Connection, envelope: Envelope) -> str:
+        if envelope.id == events[1].id:
+            raise Poison(envelope.id, "never")
+        return "done"
+
+    options = WorkerOptions(receive_timeout_s=0.05, after_dead_letter=after_dead_letter)
+    handler = one_by_one({"OrderCreated": refuses_the_second})
+    drain(bench.worker(handler, options))
+    bench.publish(events[0], events[3])
+    # Another worker: what holds the key must not live in the first one's memory.
+    restarted = bench.worker(handler, options)
+    drain(restarted)
+    assert [id for id in bench.effects() if id != free.id] == [events[n].id for n in applied]
+    assert free.id in bench.effects()
+    expected = [events[n].id for n in range(4) if n not in applied]
+    assert sorted(id for id, _ in bench.letters()) == sorted(expected)
+
+
+def test_each_step_is_reached_in_order_and_with_the_right_ids(bench: Bench) -> None:
+    reached: list[tuple[str, int, tuple[str, ...]]] = []
+
+    class Notes:
+        def reach(self, step: Step, ids: Sequence[str], *, group: Any = None, outcomes: Any = None) -> None:
+            reached.append((str(step), len(ids), tuple(outcomes or ())))
+            assert group == GROUP
+
+    first, second = order(1, key="a"), order(2, key="a", sequence=2)
+    bench.publish(first, second, first)
+    handler = one_by_one({"OrderCreated": lambda c, e: Ignored("no") if e.id == second.id else "yes"})
+    drain(bench.worker(handler, probe=Notes()))
+    assert reached == [
+        ("delivered", 3, ()),
+        ("claimed", 2, ()),
+        ("effected", 2, ()),
+        ("applied", 2, ("applied", "ignored")),
+        ("acked", 3, ()),
+    ]
