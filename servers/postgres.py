@@ -10,6 +10,7 @@ import signal
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from typing import LiteralString
 
 import psycopg
 
@@ -109,12 +110,18 @@ class Postgres(ProcessServer):
         return [*_as_other_user(), str(binaries() / "postgres"), "-D", str(self.folder / "data")], {}
 
     def probe(self, timeout_s: float) -> str | None:
-        address = self.url_of("postgres").replace("+psycopg", "")
-        try:
-            with psycopg.connect(address, connect_timeout=max(2, int(timeout_s)), autocommit=True) as connection:
-                found = connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", (DATABASE,)).fetchone()
-                if found is None:
-                    connection.execute(f"CREATE DATABASE {DATABASE}")
-        except psycopg.Error as error:
-            return str(error).strip()
-        return None
+        refusal = query_one(self.url_of("postgres"), timeout_s, "SELECT pg_is_in_recovery()")
+        if refusal is None and query_one(self.url, timeout_s):
+            refusal = query_one(self.url_of("postgres"), timeout_s, f"CREATE DATABASE {DATABASE}")
+        return refusal
+
+
+def query_one(url: str, timeout_s: float, query: LiteralString = "SELECT 1") -> str | None:
+    """Ask the database one thing; None if it answered, else why not."""
+    try:
+        address = url.replace("+psycopg", "", 1)
+        with psycopg.connect(address, connect_timeout=max(2, int(timeout_s)), autocommit=True) as connection:
+            connection.execute(query)
+    except psycopg.Error as error:
+        return str(error).strip()
+    return None

@@ -24,6 +24,9 @@ import psutil
 from servers.lifecycle import ServerFailed
 
 OWNER = "TESTBED_SERVER"
+"""Environment mark: the folder of the service a process belongs to."""
+PARENT = "TESTBED_PARENT"
+"""Environment mark: the process that started it, as `pid:start_ticks:boot_id`."""
 # Below the kernel's ephemeral range (from 32768): no outgoing connection takes a stopped service's port.
 PORTS = range(20_000, 32_000)
 POLL_S = 0.05
@@ -50,20 +53,42 @@ def identify(pid: int) -> Identity | None:
 
 
 def is_alive(identity: Identity) -> bool:
-    with contextlib.suppress(ChildProcessError):
-        os.waitpid(identity.pid, os.WNOHANG)  # a child of ours that ended stays a zombie until it is waited for
+    if identity.pid > 0:
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(identity.pid, os.WNOHANG)  # a child of ours that ended stays a zombie until it is waited for
     return identify(identity.pid) == identity
 
 
 def owned_by(folder: Path) -> list[int]:
     """Ids of all processes started for the service in `folder`, by the mark in their environment."""
-    mark = f"{OWNER}={folder}".encode()
+    return [pid for pid, marks in _marked() if marks[OWNER] == str(folder)]
+
+
+def end_orphans(is_kept: Callable[[Path], bool]) -> list[int]:
+    """SIGKILL services whose starter is gone, unless `is_kept(folder of the service)`; the ids of what was ended."""
+    ended = []
+    for pid, marks in _marked():
+        parent, _, rest = marks.get(PARENT, "0:0:").partition(":")
+        start_ticks, _, boot_id = rest.partition(":")
+        if is_alive(Identity(int(parent), int(start_ticks), boot_id)) or is_kept(Path(marks[OWNER])):
+            continue
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+            ended.append(pid)
+    wait_until(lambda: not any(identify(pid) for pid in ended), 10.0)
+    return ended
+
+
+def _marked() -> list[tuple[int, dict[str, str]]]:
+    """Every living process that carries our mark, with its marks."""
     found = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             with contextlib.suppress(OSError):
-                if mark in (entry / "environ").read_bytes().split(b"\0") and identify(int(entry.name)):
-                    found.append(int(entry.name))
+                words = (entry / "environ").read_bytes().decode(errors="replace").split("\0")
+                marks = dict(word.split("=", 1) for word in words if word.startswith((f"{OWNER}=", f"{PARENT}=")))
+                if OWNER in marks and identify(int(entry.name)):
+                    found.append((int(entry.name), marks))
     return found
 
 
@@ -303,7 +328,9 @@ class ProcessServer:
         return done.stdout
 
     def _environment(self, more: Mapping[str, str]) -> dict[str, str]:
-        return {**os.environ, **more, OWNER: str(self._folder)}
+        starter = identify(os.getpid())
+        marks = {OWNER: str(self._folder), PARENT: ":".join(map(str, starter or ()))}
+        return {**os.environ, **more, **marks}
 
     def _choose_ports(self) -> None:
         ports = self.state().get("ports")

@@ -1,0 +1,97 @@
+"""Real services for the tests: started on first use, once a session, ended with it (also on Ctrl-C)."""
+
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from brokers.kafka.server import publish_one as publish_to_kafka
+from brokers.rabbitmq.server import publish_one as publish_to_rabbitmq
+from servers.container import External, engine_answers
+from servers.lifecycle import Server
+from testbed import services
+
+# Kafka fences a killed broker for this long; its default of 9 s would be most of every test that kills it.
+KAFKA_SESSION_MS = 2_000
+
+
+@pytest.fixture(scope="session")
+def services_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("services")
+
+
+def _one(name: str, folder: Path) -> Iterator[Server]:
+    services.end_orphans(services.is_kept)
+    options = {"kafka": {"broker_session_timeout_ms": KAFKA_SESSION_MS}} if name == "kafka" else {}
+    built = services.build([name] if name != "postgres" else [], folder, "native", **options)
+    server = built.database if name == "postgres" else built.broker
+    try:
+        server.start()
+        yield server
+    finally:
+        server.stop()
+
+
+@pytest.fixture(scope="session")
+def postgres_server(services_folder: Path) -> Iterator[Server]:
+    yield from _one("postgres", services_folder)
+
+
+@pytest.fixture(scope="session")
+def kafka_server(services_folder: Path) -> Iterator[Server]:
+    yield from _one("kafka", services_folder)
+
+
+@pytest.fixture(scope="session")
+def rabbitmq_server(services_folder: Path) -> Iterator[Server]:
+    yield from _one("rabbitmq", services_folder)
+
+
+@pytest.fixture(params=["kafka", "rabbitmq"])
+def broker_server(request: pytest.FixtureRequest) -> Server:
+    """Each real broker in turn; `.name` tells which."""
+    server: Server = request.getfixturevalue(f"{request.param}_server")
+    return server
+
+
+@pytest.fixture
+def database(postgres_server: Server) -> Iterator[str]:
+    """The URL of a fresh, empty database, dropped after the test."""
+    name = f"test_{secrets.token_hex(6)}"
+    with psycopg.connect(postgres_server.url.replace("+psycopg", ""), autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name}")  # type: ignore[call-overload]
+        yield f"{postgres_server.url.rpartition('/')[0]}/{name}"
+        connection.execute(f"DROP DATABASE {name} WITH (FORCE)")  # type: ignore[call-overload]
+
+
+@pytest.fixture(scope="session")
+def docker_engine() -> None:
+    """Tests of containers ask for this: without an engine they are listed as not run."""
+    if not engine_answers():
+        pytest.skip("not run: no Docker engine")
+
+
+@pytest.fixture(scope="session")
+def kafka_container(docker_engine: None, services_folder: Path) -> Iterator[Server]:
+    from testcontainers.kafka import KafkaContainer
+
+    with KafkaContainer("apache/kafka:4.3.1") as running:
+        yield External("kafka", services_folder, running.get_bootstrap_server(), publish_to_kafka)
+
+
+@pytest.fixture(scope="session")
+def rabbitmq_container(docker_engine: None, services_folder: Path) -> Iterator[Server]:
+    from testcontainers.rabbitmq import RabbitMqContainer
+
+    with RabbitMqContainer("rabbitmq:4-management") as running:
+        url = f"amqp://guest:guest@{running.get_container_host_ip()}:{running.get_exposed_port(5672)}/%2F"
+        yield External("rabbitmq", services_folder, url, publish_to_rabbitmq)
+
+
+@pytest.fixture(scope="session", params=["kafka", "rabbitmq"])
+def container_broker(request: pytest.FixtureRequest) -> Server:
+    """Each broker as a testcontainer, where an engine answers."""
+    server: Server = request.getfixturevalue(f"{request.param}_container")
+    return server
