@@ -1,4 +1,4 @@
-"""What clients send and get, as the OpenAPI document shows it. Unknown fields are refused, since one may be misspelt."""
+"""What clients send and get, as the OpenAPI document shows it. Unknown fields are refused: one may be misspelt."""
 
 from datetime import datetime
 from decimal import Decimal

@@ -4,7 +4,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from sqlalchemy import Connection, bindparam, insert, select, update
+from sqlalchemy import Connection, bindparam, select, update
+from sqlalchemy.dialects.postgresql import insert
 
 from core.domain.events import OrderCreated
 from core.effects.payloads import read
@@ -65,21 +66,31 @@ def _write(
     connection: Connection, shop: ShopTables, wishes: Sequence[Wish], held: Sequence[Wish], taken: Mapping[int, int]
 ) -> None:
     kept = {wish.order_id for wish in held}
+    reservation = shop.stock_reservation
     connection.execute(
-        insert(shop.stock_reservation),
+        insert(reservation).on_conflict_do_update(
+            index_elements=[reservation.c.order_id], set_={"version": reservation.c.version + 1}
+        ),
         [
             {
                 "order_id": wish.order_id,
-                "product_id": product,
-                "quantity": count,
                 "status": "HELD" if wish.order_id in kept else "FAILED",
+                "version": 1,
+                "reason": None if wish.order_id in kept else "not enough stock",
             }
             for wish in wishes
-            for product, count in sorted(wish.quantities.items())
         ],
     )
     if not held:
         return
+    connection.execute(
+        insert(shop.stock_reservation_item),
+        [
+            {"order_id": wish.order_id, "product_id": product, "quantity": count}
+            for wish in held
+            for product, count in sorted(wish.quantities.items())
+        ],
+    )
     product = shop.product
     connection.execute(
         update(product).where(product.c.id == bindparam("product")).values(stock=product.c.stock - bindparam("taken")),

@@ -32,6 +32,7 @@ class ShopTables:
     order_items: Table
     order_number: Sequence
     stock_reservation: Table
+    stock_reservation_item: Table
     request: Table
 
 
@@ -84,13 +85,21 @@ def shop_tables(metadata: MetaData, schema: str | None = None) -> ShopTables:
     stock_reservation = Table(
         "stock_reservation",
         metadata,
-        # No unique key on the order: that a reservation is made once is the inbox's promise, and seen here if broken.
+        Column("order_id", Uuid, primary_key=True),
+        # HELD, CONFIRMED, RELEASED, or FAILED: nothing was taken from the stock.
+        Column("status", String(20), nullable=False),
+        Column("version", BigInteger, nullable=False),
+        Column("reason", Text),
+        schema=schema,
+    )
+    stock_reservation_item = Table(
+        "stock_reservation_item",
+        metadata,
+        # No unique key on order and product: that stock is taken once is the inbox's promise, and seen here if broken.
         Column("id", BigInteger, Identity(), primary_key=True),
         Column("order_id", Uuid, nullable=False, index=True),
         Column("product_id", BigInteger, nullable=False),
         Column("quantity", Integer, nullable=False),
-        # HELD, CONFIRMED or RELEASED; FAILED: never taken from the stock.
-        Column("status", String(20), nullable=False),
         schema=schema,
     )
     request = Table(
@@ -107,4 +116,4 @@ def shop_tables(metadata: MetaData, schema: str | None = None) -> ShopTables:
         Column("answered_at", DateTime(timezone=True), nullable=False, server_default=func.clock_timestamp()),
         schema=schema,
     )
-    return ShopTables(product, orders, order_items, order_number, stock_reservation, request)
+    return ShopTables(product, orders, order_items, order_number, stock_reservation, stock_reservation_item, request)
