@@ -100,7 +100,7 @@ class Relay:
             DriverSession(self._engine, PLANNER) as session,
             ThreadPoolExecutor(1, thread_name_prefix="outbox-storage") as storage_thread,
         ):
-            desk = _Desk(OutboxStorage(session, self._tables), keeper, self._options)
+            desk = _Desk(self._open_storage(session), keeper, self._options)
             listener.start()
             keeper.start()
             try:
@@ -108,6 +108,9 @@ class Relay:
             finally:
                 keeper.close()
                 listener.close()
+
+    def _open_storage(self, session: DriverSession) -> OutboxStorage:
+        return OutboxStorage(session, self._tables)
 
     def _pump(self, desk: "_Desk", storage_thread: ThreadPoolExecutor, stop: threading.Event) -> None:
         current, unsettled, settlement = EMPTY, EMPTY, Settlement()

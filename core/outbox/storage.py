@@ -15,7 +15,7 @@ from sqlalchemy.exc import DBAPIError
 
 from core.messaging.envelope import Envelope
 from core.outbox.decisions import Failure, Row
-from core.storage.event_store import SOURCE_PREFIX
+from core.storage.event_store import EVENT_AS_ENVELOPE
 from core.storage.tables import MessagingTables
 
 LOST = (DBAPIError, psycopg.OperationalError, psycopg.InterfaceError, psycopg.errors.AdminShutdown)
@@ -72,7 +72,8 @@ class Depth(NamedTuple):
 class OutboxStorage:
     """Reads and marks pending rows for one relay."""
 
-    def __init__(self, session: DriverSession, tables: MessagingTables) -> None:
+    def __init__(self, session: DriverSession, tables: MessagingTables, hold_condition: str | None = None) -> None:
+        """`hold_condition`: a test's or ablation's own instead of "no row of this key waits or is parked"."""
         self._session = session
         event, pending, lease = tables.event.fullname, tables.pending.fullname, tables.bucket_lease.fullname
         fence = f"""
@@ -82,20 +83,19 @@ class OutboxStorage:
         candidates = f"""
             SELECT id, bucket, attempts FROM {pending} p
             WHERE bucket = ANY(%s::smallint[]) AND id <> ALL(%s::bigint[])"""
-        waiting = f"SELECT key FROM {pending} WHERE next_try_at IS NOT NULL"
+        if hold_condition is None:
+            hold_condition = f"""AND key NOT IN (
+                SELECT key FROM {pending}
+                WHERE next_try_at IS NOT NULL AND (parked_at IS NOT NULL OR next_try_at > statement_timestamp()))"""
         self._read = f"""
             WITH candidate AS MATERIALIZED (
-                ({candidates} AND id >= %s AND next_try_at IS NULL AND key NOT IN (
-                    {waiting} AND (parked_at IS NOT NULL OR next_try_at > statement_timestamp()))
+                ({candidates} AND id >= %s AND next_try_at IS NULL {hold_condition}
                  ORDER BY id LIMIT %s)
                 UNION ALL
                 ({candidates} AND next_try_at <= statement_timestamp() AND parked_at IS NULL ORDER BY id LIMIT %s)
                 ORDER BY id LIMIT %s
             )
-            SELECT c.id, c.bucket, c.attempts,
-                   e.event_id::text, e.topic, e.event_type, '{SOURCE_PREFIX}' || e.aggregate_type, e.aggregate_id,
-                   e.sequence, e.occurred_at, convert_to(e.payload, 'UTF8'),
-                   e.schema_version, e.correlation_id, e.causation_id
+            SELECT c.id, c.bucket, c.attempts, {EVENT_AS_ENVELOPE}
             FROM candidate c JOIN {event} e ON e.id = c.id ORDER BY c.id"""
         # The one commit that may be lost in a crash of the database: then rows are published twice, none is skipped.
         self._clear = f"""
@@ -128,9 +128,7 @@ class OutboxStorage:
             return []
         own = [list(buckets), list(in_flight)]
         found = self._session.rows(self._read, [*own, from_id, limit, *own, limit, limit])
-        make = Envelope._make
-        no_headers = ((),)
-        return [Row(row[0], row[1], row[2], make(row[3:] + no_headers)) for row in found]
+        return rows_from(found)
 
     def clear(self, rows: Sequence[Row], epochs: Mapping[int, int]) -> set[int]:
         """Delete confirmed rows of buckets still held at `epochs`; return the ids that were deleted."""
@@ -152,6 +150,13 @@ class OutboxStorage:
             [failure.is_parked for failure in failures],
         ]
         return {row[0] for row in self._session.rows(self._fail, [list(epochs), list(epochs.values()), *columns])}
+
+
+def rows_from(found: Sequence[tuple[Any, ...]]) -> list[Row]:
+    """Tuples of id, bucket, attempts and `EVENT_AS_ENVELOPE`: slices and NamedTuples, nothing slower."""
+    make = Envelope._make
+    no_headers = ((),)
+    return [Row(row[0], row[1], row[2], make(row[3:] + no_headers)) for row in found]
 
 
 def requeue(connection: Connection, tables: MessagingTables, keys: Sequence[str] | None = None) -> int:

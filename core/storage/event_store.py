@@ -26,6 +26,12 @@ ARRAYS = (
     "%s::smallint[], %s::text[], %s::text[], %s::timestamptz[], %s::text[]"
 )
 
+EVENT_AS_ENVELOPE = (
+    f"e.event_id::text, e.topic, e.event_type, '{SOURCE_PREFIX}' || e.aggregate_type, e.aggregate_id, e.sequence, "
+    "e.occurred_at, convert_to(e.payload, 'UTF8'), e.schema_version, e.correlation_id, e.causation_id"
+)
+"""Of an event `e`: the fields of an Envelope in its order, but for the headers, which no column keeps."""
+
 
 class VersionConflict(Exception):
     """Another transaction wrote this version of the aggregate first: read it again and decide again."""
