@@ -1,0 +1,331 @@
+"""Declare, inspect, re-read and remove what the topology needs on Kafka."""
+
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from datetime import datetime
+from typing import TypeVar
+from uuid import uuid4
+
+from confluent_kafka import (
+    Consumer,
+    ConsumerGroupTopicPartitions,
+    KafkaError,
+    KafkaException,
+    Producer,
+    TopicPartition,
+)
+from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, OffsetSpec
+
+from brokers.kafka.config import KafkaConfig
+from brokers.kafka.errors import GroupBusy, error_of, quiet_logger, translated
+from brokers.kafka.reading import read_record
+from brokers.kafka.topology import READY_TOPIC, broker_topic, declared_topics, group_id, groups
+from core.messaging.errors import BrokerUnavailable, TopologyMismatch
+from core.messaging.ports import Delivery, Lag
+from core.messaging.topology import Topology
+
+T = TypeVar("T")
+Place = tuple[str, int]
+REQUEST_S = 15.0
+"""How long one question to the broker may take."""
+_MISMATCH_MATTERS = ("max.message.bytes", "cleanup.policy")
+_LEAVING_S = 10.0
+"""How long members that just closed may still count as members."""
+
+
+class KafkaAdmin:
+    def __init__(self, config: KafkaConfig, topology: Topology) -> None:
+        self._config = config
+        self._topology = topology
+        self._opened: AdminClient | None = None
+        self._peeking: Consumer | None = None
+
+    def declare(self) -> None:
+        names = declared_topics(self._topology)
+        settings = self._config.topic_settings()
+        new = [
+            # -1: the broker's own default, which a cluster sets to what it can keep.
+            NewTopic(name, num_partitions=self._topology.partitions, replication_factor=-1, config=settings)
+            for name in names
+        ]
+        existing = []
+        for name, future in self._client.create_topics(new, request_timeout=REQUEST_S).items():
+            if self._done(future, unless=KafkaError.TOPIC_ALREADY_EXISTS) is not None:
+                existing.append(name)
+        if existing:
+            self._check(existing, settings)
+        self._await_leaders(names)
+
+    def check_ready(self, timeout_s: float) -> None:
+        deadline = time.monotonic() + timeout_s
+        name = broker_topic(self._topology, READY_TOPIC)
+        reports: list[KafkaError | None] = []
+        producer = Producer(
+            {**self._config.publisher_settings(), "delivery.report.only.error": False}, logger=quiet_logger()
+        )
+        client = self._client
+        while (left_s := deadline - time.monotonic()) > 0:
+            try:
+                new = NewTopic(name, num_partitions=1, replication_factor=-1, config={"retention.ms": "60000"})
+                for future in client.create_topics([new], request_timeout=left_s).values():
+                    self._done(future, unless=KafkaError.TOPIC_ALREADY_EXISTS)
+                break
+            except BrokerUnavailable:
+                continue
+        producer.produce(name, b"ready?", partition=0, on_delivery=lambda error, _: reports.append(error))
+        producer.flush(max(deadline - time.monotonic(), 0))
+        if reports != [None]:
+            said = self._config.without_secrets(str(reports[0])) if reports else "a publish was not confirmed"
+            producer.purge()
+            producer.flush(1.0)
+            raise BrokerUnavailable("Kafka", self._config.bootstrap_servers, timeout_s, said)
+
+    def lag(self, group: str) -> Mapping[str, Lag]:
+        topics = {broker_topic(self._topology, topic): topic for topic in self._topology.topics_of(group)}
+        places = self._places(topics)
+        ends, starts = self._offsets(places, OffsetSpec.latest()), self._offsets(places, OffsetSpec.earliest())
+        acked = self._positions(group, places)
+        # What retention removed is not owed any more.
+        next_ = {place: max(acked.get(place, starts[place]), starts[place]) for place in places}
+        behind = {place: ends[place] - next_[place] for place in places if ends[place] > next_[place]}
+        oldest_s = self._written_at({place: next_[place] for place in behind})
+        now = time.time()
+        return {
+            topic: Lag(
+                sum(count for place, count in behind.items() if place[0] == name),
+                max((max(now - at, 0.0) for place, at in oldest_s.items() if place[0] == name), default=0.0),
+            )
+            for name, topic in topics.items()
+        }
+
+    def read_all(self, topic: str, since: datetime | None = None) -> Iterator[Delivery]:
+        places = self._places([broker_topic(self._topology, topic)])
+        ends = self._offsets(places, OffsetSpec.latest())
+        starts = self._starts(places, since)
+        return self._read(topic, {place: (starts[place], ends[place]) for place in places})
+
+    def replay(self, group: str, since: datetime | None = None) -> None:
+        places = self._places([broker_topic(self._topology, topic) for topic in self._topology.topics_of(group)])
+        starts = self._starts(places, since)
+        wanted = ConsumerGroupTopicPartitions(
+            group_id(self._topology, group),
+            [TopicPartition(topic, partition, starts[topic, partition]) for topic, partition in places],
+        )
+        deadline = time.monotonic() + _LEAVING_S
+        while True:
+            try:
+                for future in self._client.alter_consumer_group_offsets([wanted], request_timeout=REQUEST_S).values():
+                    for answered in self._result(future).topic_partitions:
+                        if answered.error is not None:
+                            raise KafkaException(answered.error)
+                return
+            except KafkaException as caught:
+                if error_of(caught).code() not in _GROUP_HAS_MEMBERS:
+                    raise self._translated(caught) from caught
+                if time.monotonic() >= deadline:
+                    raise GroupBusy(group) from caught
+                time.sleep(0.2)
+
+    def delete(self) -> None:
+        names = [*declared_topics(self._topology), broker_topic(self._topology, READY_TOPIC)]
+        for future in self._client.delete_topics(
+            names, request_timeout=REQUEST_S, operation_timeout=REQUEST_S
+        ).values():
+            self._done(future, unless=KafkaError.UNKNOWN_TOPIC_OR_PART)
+        self._await_gone(names)
+        ids = [group_id(self._topology, group) for group in groups(self._topology)]
+        deadline = time.monotonic() + _LEAVING_S
+        while ids:
+            futures = self._client.delete_consumer_groups(ids, request_timeout=REQUEST_S)
+            ids = [name for name, future in futures.items() if self._still_has_members(future)]
+            if ids and time.monotonic() >= deadline:
+                raise GroupBusy(", ".join(ids))
+            if ids:
+                time.sleep(0.2)
+
+    def close(self) -> None:
+        peeking, self._peeking, self._opened = self._peeking, None, None
+        if peeking is not None:
+            peeking.close()
+
+    @property
+    def _client(self) -> AdminClient:
+        if self._opened is None:
+            self._opened = AdminClient(dict(self._config.client_settings()), logger=quiet_logger())
+        return self._opened
+
+    def _check(self, names: Sequence[str], settings: Mapping[str, str]) -> None:
+        """Compare topics that were there already with what is declared."""
+        for name in names:
+            found = len(self._metadata(name).partitions)
+            if found != self._topology.partitions:
+                raise TopologyMismatch(f"topic {name}", "partitions", self._topology.partitions, found)
+        resources = [ConfigResource(ConfigResource.Type.TOPIC, name) for name in names]
+        # A tier without fsync may use a topic that has it, not the other way round.
+        matter = (*_MISMATCH_MATTERS, *(("flush.messages",) if "flush.messages" in settings else ()))
+        for resource, future in self._client.describe_configs(resources, request_timeout=REQUEST_S).items():
+            described = self._result_translated(future)
+            for argument in matter:
+                if described[argument].value != settings[argument]:
+                    raise TopologyMismatch(
+                        f"topic {resource.name}", argument, settings[argument], described[argument].value
+                    )
+
+    def _metadata(self, name: str):  # type: ignore[no-untyped-def]  # the client's own type
+        try:
+            return self._client.list_topics(name, timeout=REQUEST_S).topics[name]
+        except KafkaException as caught:
+            raise self._translated(caught) from caught
+
+    def _await_leaders(self, names: Iterable[str]) -> None:
+        """A topic just made has no leader for some milliseconds; whoever publishes now would be refused."""
+        deadline = time.monotonic() + REQUEST_S
+        for name in names:
+            while True:
+                found = self._metadata(name)
+                if (
+                    found.error is None
+                    and len(found.partitions) == self._topology.partitions
+                    and all(p.leader >= 0 for p in found.partitions.values())
+                ):
+                    break
+                if time.monotonic() >= deadline:
+                    raise BrokerUnavailable(
+                        "Kafka", self._config.bootstrap_servers, REQUEST_S, f"topic {name} has no leader"
+                    )
+                time.sleep(0.02)
+
+    def _await_gone(self, names: Iterable[str]) -> None:
+        deadline = time.monotonic() + REQUEST_S
+        left = set(names)
+        while left and time.monotonic() < deadline:
+            left &= self._client.list_topics(timeout=REQUEST_S).topics.keys()
+            if left:
+                time.sleep(0.05)
+
+    def _places(self, names: Iterable[str]) -> list[Place]:
+        return [(name, partition) for name in names for partition in sorted(self._metadata(name).partitions)]
+
+    def _offsets(self, places: Sequence[Place], spec: OffsetSpec) -> dict[Place, int]:
+        if not places:
+            return {}
+        asked = {TopicPartition(*place): spec for place in places}
+        futures = self._client.list_offsets(asked, request_timeout=REQUEST_S)
+        return {(place.topic, place.partition): self._result_translated(f).offset for place, f in futures.items()}
+
+    def _starts(self, places: Sequence[Place], since: datetime | None) -> dict[Place, int]:
+        """Where reading begins: the oldest kept, or the first written at or after `since` (the end if none)."""
+        if since is None:
+            return self._offsets(places, OffsetSpec.earliest())
+        ends = self._offsets(places, OffsetSpec.latest())
+        found = self._offsets(places, OffsetSpec.for_timestamp(int(since.timestamp() * 1_000)))
+        return {place: offset if offset >= 0 else ends[place] for place, offset in found.items()}
+
+    def _positions(self, group: str, places: Sequence[Place]) -> dict[Place, int]:
+        asked = ConsumerGroupTopicPartitions(group_id(self._topology, group), [TopicPartition(*p) for p in places])
+        [future] = self._client.list_consumer_group_offsets([asked], request_timeout=REQUEST_S).values()
+        try:
+            found = self._result(future).topic_partitions
+        except KafkaException as caught:
+            if error_of(caught).code() == KafkaError.GROUP_ID_NOT_FOUND:
+                return {}
+            raise self._translated(caught) from caught
+        return {(place.topic, place.partition): place.offset for place in found if place.offset >= 0}
+
+    def _written_at(self, offsets: Mapping[Place, int]) -> dict[Place, float]:
+        """Seconds since 1970 at which the record at each place was written; a place that is silent is left out."""
+        if not offsets:
+            return {}
+        if self._peeking is None:
+            self._peeking = self._reader({"queued.min.messages": 1, "fetch.message.max.bytes": 16_384})
+        self._peeking.assign([TopicPartition(*place, offset) for place, offset in offsets.items()])
+        found: dict[Place, float] = {}
+        deadline = time.monotonic() + REQUEST_S
+        while len(found) < len(offsets) and time.monotonic() < deadline:
+            message = self._peeking.poll(0.2)
+            if message is not None and message.error() is None:
+                place = (message.topic(), message.partition())
+                found.setdefault(place, message.timestamp()[1] / 1_000)
+        self._peeking.unassign()
+        return found
+
+    def _read(self, topic: str, ranges: Mapping[Place, tuple[int, int]]) -> Iterator[Delivery]:
+        left = {place: end for place, (start, end) in ranges.items() if start < end}
+        if not left:
+            return
+        reader = self._reader({})
+        try:
+            reader.assign([TopicPartition(*place, ranges[place][0]) for place in left])
+            heard_s = time.monotonic()
+            while left:
+                messages = reader.consume(1_000, 0.1)
+                for message in messages:
+                    if message.error() is not None:
+                        continue
+                    place = (message.topic(), message.partition())
+                    if message.offset() < left.get(place, 0):
+                        heard_s = time.monotonic()
+                        yield read_record(message, self._topology)
+                # Positions and not the last offset seen: the end of a lane may hold no record (a compacted one).
+                for position in reader.position([TopicPartition(*place) for place in left]):
+                    if position.offset >= left[position.topic, position.partition]:
+                        del left[position.topic, position.partition]
+                if time.monotonic() - heard_s > 2 * REQUEST_S:
+                    raise BrokerUnavailable(
+                        "Kafka",
+                        self._config.bootstrap_servers,
+                        2 * REQUEST_S,
+                        f"reading {topic} stopped before its end",
+                    )
+        finally:
+            reader.close()
+
+    def _reader(self, more: Mapping[str, int]) -> Consumer:
+        # librdkafka wants a name of a group even of a reader that joins none.
+        settings = {**self._config.fetch_settings(), **more, "group.id": f"{self._topology.prefix}audit-{uuid4()}"}
+        return Consumer(settings, logger=quiet_logger())
+
+    def _still_has_members(self, future: "Future[None]") -> bool:
+        try:
+            self._result(future)
+        except KafkaException as caught:
+            code = error_of(caught).code()
+            if code in _GROUP_HAS_MEMBERS:
+                return True
+            if code != KafkaError.GROUP_ID_NOT_FOUND:
+                raise self._translated(caught) from caught
+        return False
+
+    def _done(self, future: "Future[None]", unless: int) -> KafkaError | None:
+        """Await it; the error if it is the one that was expected, None if there was none."""
+        try:
+            self._result(future)
+        except KafkaException as caught:
+            error = error_of(caught)
+            if error.code() == unless:
+                return error
+            raise self._translated(caught) from caught
+        return None
+
+    def _result_translated(self, future: "Future[T]") -> T:
+        try:
+            return self._result(future)
+        except KafkaException as caught:
+            raise self._translated(caught) from caught
+
+    def _result(self, future: "Future[T]") -> T:
+        return future.result(timeout=REQUEST_S + 5.0)
+
+    def _translated(self, caught: KafkaException) -> Exception:
+        return translated(caught, self._config.bootstrap_servers, REQUEST_S, self._config.without_secrets)
+
+
+_GROUP_HAS_MEMBERS = frozenset(
+    {
+        KafkaError.NON_EMPTY_GROUP,
+        KafkaError.UNKNOWN_MEMBER_ID,
+        KafkaError.REBALANCE_IN_PROGRESS,
+        KafkaError.STALE_MEMBER_EPOCH,
+    }
+)

@@ -1,0 +1,202 @@
+"""Publish a batch and know of each message what became of it, without ever leaving a gap in a lane.
+
+Every message of a batch is handed to one librdkafka producer (idempotent, acks=all), then the queue is flushed. A
+message that failed or was not answered in time ends that producer: queue and flight are purged, what was not confirmed
+is UNKNOWN, and the next batch gets a new producer. REFUSED comes only from checks made before a message is handed over.
+Why this neither loses nor reorders: docs/decisions, `kafka-one-producer-until-it-fails`.
+"""
+
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from threading import Event, Lock
+from time import monotonic
+
+from confluent_kafka import KafkaError, KafkaException, Message, Producer
+
+from brokers.kafka.codec import Headers, encode
+from brokers.kafka.config import KafkaConfig
+from brokers.kafka.errors import Connection, error_of, quiet_logger
+from brokers.kafka.topology import broker_topic
+from core.messaging.envelope import Envelope
+from core.messaging.lanes import lane_of
+from core.messaging.outcomes import CONFIRMED, Outcome, refused, unknown
+from core.messaging.topology import Topology
+
+log = logging.getLogger(__name__)
+
+SLICE_S = 0.1
+"""How soon a flush notices a failure or `close`."""
+PURGE_S = 5.0
+"""What a purge may take: it is local, milliseconds; the port's time-out has passed by then."""
+Report = Callable[[KafkaError | None, Message], None]
+
+
+class KafkaPublisher:
+    def __init__(self, config: KafkaConfig, topology: Topology) -> None:
+        self._config = config
+        self._topology = topology
+        self._connection = Connection("publisher", config.bootstrap_servers, config.without_secrets)
+        self._generation: _Generation | None = None
+        self._publishing = Lock()
+        self._closed = Event()
+
+    def publish(self, batch: Sequence[Envelope], timeout_s: float) -> Sequence[Outcome]:
+        topics = {topic: broker_topic(self._topology, topic) for topic in {envelope.topic for envelope in batch}}
+        records = ((topics[envelope.topic], envelope.data, envelope.key, encode(envelope)) for envelope in batch)
+        return self.publish_records(records, len(batch), timeout_s)
+
+    def publish_records(
+        self, records: Iterable[tuple[str, bytes | None, str, Headers]], count: int, timeout_s: float
+    ) -> Sequence[Outcome]:
+        """As `publish`, for records that are encoded already: (topic as the broker calls it, value, key, headers)."""
+        deadline = monotonic() + timeout_s
+        with self._publishing:
+            if self._closed.is_set():
+                return [unknown("not sent: the publisher is closed")] * count
+            if self._generation is None:
+                self._generation = _Generation(self._config, self._topology.partitions, self._connection)
+            outcomes = self._generation.send(records, count, deadline, self._closed)
+            if self._generation.is_spent or self._closed.is_set():
+                self._generation = None
+            return outcomes
+
+    def close(self) -> None:
+        self._closed.set()
+        # A publish that is under way sees `_closed` within a slice and gives its messages up itself, in order.
+        with self._publishing:
+            self._generation = None
+
+
+class _Generation:
+    """One librdkafka producer and what it was handed; spent after the first failure."""
+
+    def __init__(self, config: KafkaConfig, partitions: int, connection: Connection) -> None:
+        self._partitions = partitions
+        self._connection = connection
+        self._producer = Producer(
+            {**config.publisher_settings(), "error_cb": connection.on_error}, logger=quiet_logger()
+        )
+        self._without_secrets = config.without_secrets
+        self._lanes: dict[str, int] = {}
+        self._reports: list[Report] = []
+        self._failures: dict[int, Outcome] = {}
+        self.is_spent = False
+
+    def send(
+        self, records: Iterable[tuple[str, bytes | None, str, Headers]], count: int, deadline: float, closed: Event
+    ) -> list[Outcome]:
+        self._failures = {}
+        while len(self._reports) < count:
+            self._reports.append(partial(self._failed, len(self._reports)))
+        self._hand_over(records, deadline, closed)
+        unanswered = self._await_answers(deadline, closed)
+        outcomes = [unknown("the client did not tell what became of it") if unanswered else CONFIRMED] * count
+        for index, outcome in self._failures.items():
+            outcomes[index] = outcome
+        return outcomes
+
+    def _hand_over(
+        self, records: Iterable[tuple[str, bytes | None, str, Headers]], deadline: float, closed: Event
+    ) -> None:
+        """Give each record to the client; the ones that it did not take get their outcome here."""
+        produce, lanes, partitions = self._producer.produce, self._lanes, self._partitions
+        stopped: dict[tuple[str, str], Outcome] = {}
+        for (topic, value, key, headers), report in zip(records, self._reports, strict=False):
+            if stopped and (held := stopped.get((topic, key))):
+                # An earlier message of this key was not handed over: this one may not enter before it.
+                self._failed_locally(report, held)
+                continue
+            if topic not in lanes and (outcome := self._look_up(topic, deadline, closed)) is not None:
+                self._failed_locally(report, outcome)
+                stopped[(topic, key)] = _behind(outcome)
+                continue
+            try:
+                produce(topic, value, key, lane_of(key, partitions), report, headers=headers)
+            except BufferError:
+                outcome = self._hand_over_slowly(topic, value, key, headers, report, deadline, closed)
+            except KafkaException as caught:
+                # Raised before the message entered the client's queue: too large.
+                outcome = refused(self._without_secrets(error_of(caught).str()))
+            else:
+                continue
+            if outcome is not None:
+                self._failed_locally(report, outcome)
+                stopped[(topic, key)] = _behind(outcome)
+
+    def _hand_over_slowly(
+        self,
+        topic: str,
+        value: bytes | None,
+        key: str,
+        headers: Headers,
+        report: Report,
+        deadline: float,
+        closed: Event,
+    ) -> Outcome | None:
+        """The client's queue is full (its 2 GiB bound): wait for room."""
+        while monotonic() < deadline and not self._failures and not closed.is_set():
+            self._producer.poll(SLICE_S)
+            try:
+                self._producer.produce(topic, value, key, lane_of(key, self._partitions), report, headers=headers)
+                return None
+            except BufferError:
+                continue
+        return unknown("not sent: the client's queue stayed full")
+
+    def _look_up(self, topic: str, deadline: float, closed: Event) -> Outcome | None:
+        """None when the topic is there with our number of lanes; asked once a producer, the broker's own word."""
+        while True:
+            left_s = deadline - monotonic()
+            if left_s <= 0 or closed.is_set():
+                return unknown("not sent: the broker did not say whether the topic exists")
+            try:
+                found = self._producer.list_topics(topic, timeout=min(left_s, 1.0)).topics[topic]
+            except KafkaException:
+                self._producer.poll(min(SLICE_S, max(deadline - monotonic(), 0)))
+                continue
+            self._connection.seen()
+            if found.error is not None and found.error.code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
+                return refused(f"topic {topic} does not exist; declare the topology first")
+            if found.error is not None and not found.error.retriable():
+                return refused(f"topic {topic}: {self._without_secrets(found.error.str())}")
+            if found.error is not None or not found.partitions:
+                self._producer.poll(min(SLICE_S, max(deadline - monotonic(), 0)))
+                continue
+            if len(found.partitions) != self._partitions:
+                # Another number of lanes would put a key's messages of two publishers into two lanes.
+                return refused(f"topic {topic} has {len(found.partitions)} partitions, wanted {self._partitions}")
+            self._lanes[topic] = self._partitions
+            return None
+
+    def _await_answers(self, deadline: float, closed: Event) -> int:
+        """Wait until every message handed over was answered or given up; how many the client still holds (0)."""
+        while self._producer.flush(max(min(SLICE_S, deadline - monotonic()), 0)):
+            if self.is_spent or closed.is_set() or monotonic() >= deadline:
+                break
+        else:
+            if not self.is_spent:
+                self._connection.seen()
+                return 0
+        self.is_spent = True
+        self._producer.purge()
+        # A purged message is reported too, so the queue runs empty; until it has, nothing counts as confirmed.
+        left: int = self._producer.flush(PURGE_S)
+        log.warning(
+            "publish gave up, going on with a new producer", extra={"unconfirmed_messages": len(self._failures) + left}
+        )
+        return left
+
+    def _failed(self, index: int, error: KafkaError | None, _: Message | None) -> None:
+        """The client's report of one message that was not confirmed (successes are not reported)."""
+        self.is_spent = True
+        said = "no error" if error is None else f"{error.name()}: {error.str()}"
+        self._failures[index] = unknown(self._without_secrets(said))
+
+    def _failed_locally(self, report: Report, outcome: Outcome) -> None:
+        assert isinstance(report, partial)
+        self._failures[report.args[0]] = outcome
+
+
+def _behind(outcome: Outcome) -> Outcome:
+    return unknown(f"not sent: an earlier message of its key was not handed over ({outcome.reason})")

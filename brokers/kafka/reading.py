@@ -1,0 +1,36 @@
+"""One record as a delivery, whoever reads it: a group, the dead-letter service or the audit."""
+
+from confluent_kafka import Message
+
+from brokers.kafka.codec import Malformed, decode, read_failure, without_failure
+from brokers.kafka.topology import port_topic
+from core.messaging.ports import Delivery
+from core.messaging.topology import DEAD_LETTER_SUFFIX, Topology
+
+
+def read_record(message: Message, topology: Topology, token: object = None) -> Delivery:
+    """The delivery with all that came on the wire; malformed bytes and dead letters included."""
+    topic = port_topic(topology, message.topic())
+    is_letter = topic.endswith(DEAD_LETTER_SUFFIX)
+    headers = message.headers() or []
+    failure, group, origin = read_failure(headers) if is_letter else (None, None, None)
+    key = (message.key() or b"").decode(errors="replace")
+    envelope, error = None, ""
+    try:
+        # A dead letter's envelope is the one that was given up: it carries the topic it came from.
+        envelope = decode(topic.removesuffix(DEAD_LETTER_SUFFIX), headers, message.key(), message.value(), is_letter)
+    except Malformed as wrong:
+        error = str(wrong)
+    return Delivery(
+        envelope=envelope,
+        topic=topic,
+        lane=message.partition(),
+        token=token,
+        error=error,
+        body=message.value() or b"",
+        wire_headers=without_failure(headers) if is_letter else tuple((name, value or b"") for name, value in headers),
+        key=key if envelope is None else envelope.key,
+        failure=failure,
+        failed_group=group,
+        origin_topic=origin,
+    )
