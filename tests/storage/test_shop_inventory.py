@@ -1,0 +1,104 @@
+"""inventory-service on a real PostgreSQL: stock is held whole or not at all, and is conserved."""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from decimal import Decimal
+from uuid import uuid4
+
+import pytest
+from sqlalchemy import Engine, MetaData, text
+
+from core.commands.catalogue import seed_catalogue
+from core.commands.context import envelope_of, new_uuid7
+from core.domain.orders import Line, Product, create
+from core.effects.inventory_service import reserve_stock
+from core.inbox.handlers import GroupHandler, Poison
+from core.messaging.envelope import Envelope
+from core.storage.database import create_database_engine
+from core.storage.schema import create_schema
+from core.storage.shop import shop_tables
+from core.storage.tables import messaging_tables
+
+CATALOGUE = {number: Product(number, "seller-1", Decimal("100.00")) for number in range(1, 11)}
+
+
+class Stock:
+    def __init__(self, engine: Engine, handler: GroupHandler) -> None:
+        self.engine = engine
+        self.handler = handler
+
+    def handle(self, *envelopes: Envelope) -> list[object]:
+        with self.engine.begin() as connection:
+            return list(self.handler(connection, envelopes).done)
+
+    def left(self, product: int) -> int:
+        with self.engine.connect() as connection:
+            return int(connection.execute(text(f"SELECT stock FROM product WHERE id = {product}")).scalar_one())
+
+    def is_conserved(self) -> bool:
+        with self.engine.connect() as connection:
+            return bool(
+                connection.execute(
+                    text("""
+                    SELECT bool_and(initial_stock - stock = coalesce(held, 0)) FROM product LEFT JOIN (
+                        SELECT product_id, sum(quantity) AS held
+                        FROM stock_reservation JOIN stock_reservation_item USING (order_id)
+                        WHERE status IN ('HELD', 'CONFIRMED') GROUP BY product_id
+                    ) h ON h.product_id = product.id""")
+                ).scalar_one()
+            )
+
+
+@pytest.fixture
+def stock(database: str) -> Iterator[Stock]:
+    engine = create_database_engine(database)
+    metadata = MetaData()
+    tables, shop = messaging_tables(metadata), shop_tables(metadata)
+    create_schema(engine, metadata, tables)
+    seed_catalogue(engine, shop, products=10, stock_each=100)
+    yield Stock(engine, reserve_stock(shop))
+    engine.dispose()
+
+
+def created(*lines: tuple[int, int]) -> Envelope:
+    """OrderCreated with (product, quantity) lines."""
+    wanted = [Line(product, quantity) for product, quantity in lines]
+    _, raised = create(str(uuid4()), "1001", "c-1", wanted, CATALOGUE)
+    return envelope_of(raised, new_uuid7(), datetime.now(UTC), None)
+
+
+def test_a_batch_holds_what_each_order_asks_for_lines_of_one_product_together(stock: Stock) -> None:
+    assert stock.handle(created((1, 2), (2, 1)), created((1, 3), (1, 4))) == ["stock_held", "stock_held"]
+    assert (stock.left(1), stock.left(2)) == (91, 99)
+    assert stock.is_conserved()
+
+
+def test_an_order_that_cannot_be_filled_takes_nothing_and_later_ones_go_on(stock: Stock) -> None:
+    orders = [created((1, 60)), created((2, 5), (1, 41)), created((1, 40))]
+    assert stock.handle(*orders) == ["stock_held", "stock_refused", "stock_held"]
+    assert (stock.left(1), stock.left(2)) == (0, 100)
+    assert stock.is_conserved()
+
+
+def test_an_order_for_a_product_that_is_gone_is_refused(stock: Stock) -> None:
+    with stock.engine.begin() as connection:
+        connection.execute(text("DELETE FROM product WHERE id = 3"))
+    assert stock.handle(created((3, 1))) == ["stock_refused"]
+
+
+def test_workers_that_want_the_same_products_in_other_orders_neither_deadlock_nor_oversell(stock: Stock) -> None:
+    batches = [[created((a, 3), (b, 3)) for _ in range(5)] for a, b in [(1, 2), (2, 1), (2, 3), (3, 1)] * 4]
+    with ThreadPoolExecutor(8) as pool:
+        done = [one for answer in pool.map(lambda batch: stock.handle(*batch), batches) for one in answer]
+    assert done.count("stock_held") > 0
+    assert done.count("stock_refused") > 0
+    assert stock.is_conserved()
+    assert min(stock.left(product) for product in (1, 2, 3)) >= 0
+
+
+def test_an_event_that_cannot_be_read_is_poison_and_nothing_of_its_batch_is_written(stock: Stock) -> None:
+    broken = created((1, 1))._replace(data=b'{"orderId":1}')
+    with pytest.raises(Poison, match="OrderCreated"):
+        stock.handle(created((1, 1)), broken)
+    assert stock.left(1) == 100

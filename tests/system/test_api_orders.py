@@ -1,0 +1,247 @@
+"""Orders over HTTP against a real server and a real PostgreSQL: what is answered, and what is written."""
+
+import json
+import socket
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from threading import Thread
+from time import monotonic, sleep
+from typing import Any
+
+import pytest
+import requests
+import uvicorn
+from sqlalchemy import Engine, MetaData, text
+
+from core.api.app import Deps, create_app
+from core.api.tokens import TokenSettings, mint
+from core.commands.catalogue import seed_catalogue
+from core.commands.context import Context
+from core.outbox.rows import OutboxSink
+from core.storage.database import create_database_engine
+from core.storage.schema import create_schema
+from core.storage.shop import shop_tables
+from core.storage.tables import messaging_tables
+
+TOKENS = TokenSettings("a secret of at least 32 characters!")
+ORDER = {"items": [{"productId": 1, "quantity": 2, "price": 100.00}]}
+
+
+@dataclass
+class Api:
+    engine: Engine
+    url: str
+    start_again: Callable[[], str]
+
+    def call(
+        self, method: str, path: str, customer: str = "c-1", headers: dict[str, str] | None = None, **more: Any
+    ) -> requests.Response:
+        token = mint(TOKENS, customer, email=f"{customer}@example.org")
+        all_headers = {"Authorization": f"Bearer {token}", **(headers or {})}
+        return requests.request(method, self.url + path, headers=all_headers, timeout=20, **more)
+
+    def post(self, body: object = ORDER, key: str | None = None, customer: str = "c-1") -> requests.Response:
+        headers = {"Idempotency-Key": key} if key is not None else {}
+        return self.call("POST", "/api/v1/orders", customer, headers, json=body)
+
+    def count(self, table: str) -> int:
+        with self.engine.connect() as connection:
+            return int(connection.execute(text(f"SELECT count(*) FROM {table}")).scalar_one())
+
+    def written(self) -> tuple[int, ...]:
+        return tuple(self.count(table) for table in ("orders", "order_items", "event", "pending", "request"))
+
+
+@pytest.fixture
+def api(database: str) -> Iterator[Api]:
+    engine = create_database_engine(database)
+    metadata = MetaData()
+    tables, shop = messaging_tables(metadata), shop_tables(metadata)
+    create_schema(engine, metadata, tables)
+    seed_catalogue(engine, shop, products=10, stock_each=100)
+    running: list[tuple[uvicorn.Server, Thread]] = []
+
+    def start() -> str:
+        stop(running)
+        app = create_app(Deps(Context(engine, shop, OutboxSink(tables)), TOKENS))
+        server = uvicorn.Server(uvicorn.Config(app, log_level="warning", lifespan="off"))
+        listener = socket.create_server(("127.0.0.1", 0))
+        thread = Thread(target=server.run, kwargs={"sockets": [listener]})
+        thread.start()
+        running.append((server, thread))
+        give_up_at = monotonic() + 10
+        while not server.started and monotonic() < give_up_at:
+            sleep(0.01)
+        assert server.started
+        return f"http://127.0.0.1:{listener.getsockname()[1]}"
+
+    try:
+        yield Api(engine, start(), start)
+    finally:
+        stop(running)
+        engine.dispose()
+
+
+def stop(running: list[tuple[uvicorn.Server, Thread]]) -> None:
+    for server, thread in running:
+        server.should_exit = True
+        thread.join(10)
+        assert not thread.is_alive()
+    running.clear()
+
+
+def problem_of(response: requests.Response, status: int) -> dict[str, Any]:
+    assert response.status_code == status, response.text
+    assert response.headers["content-type"] == "application/problem+json"
+    body: dict[str, Any] = response.json()
+    assert body["status"] == status
+    assert body["title"]
+    return body
+
+
+@pytest.mark.parametrize("path", ["/api/v1/orders", "/api/orders"])
+def test_an_order_is_answered_201_with_its_total_and_is_there_with_its_event(api: Api, path: str) -> None:
+    answer = api.call("POST", path, json=ORDER, headers={"Idempotency-Key": "k-1"})
+    assert answer.status_code == 201
+    body = answer.json()
+    assert (body["status"], body["totalAmount"]) == ("PENDING", 200.00)
+    assert body["orderNumber"].isdigit()
+    with api.engine.connect() as connection:
+        event = connection.execute(text("SELECT * FROM event JOIN pending USING (id)")).one()
+    assert (event.aggregate_id, event.sequence, event.event_type) == (body["id"], 1, "OrderCreated")
+    assert (event.correlation_id, event.topic) == ("k-1", "order-events")
+    assert json.loads(event.payload)["buyerEmail"] == "c-1@example.org"
+    assert api.call("GET", f"{path}/{body['id']}").json() == body
+
+
+def test_the_same_key_gets_the_same_answer_again_also_after_a_restart(api: Api) -> None:
+    first = api.post(key="k-1")
+    second = api.post(key="k-1")
+    api.url = api.start_again()
+    third = api.post(key="k-1")
+    assert {(r.status_code, r.content) for r in (first, second, third)} == {(201, first.content)}
+    assert api.written() == (1, 1, 1, 1, 1)
+
+
+def test_twenty_concurrent_requests_with_one_key_make_one_order(api: Api) -> None:
+    with ThreadPoolExecutor(20) as pool:
+        answers = list(pool.map(lambda _: api.post(key="k-1"), range(20)))
+    assert {(r.status_code, r.content) for r in answers} == {(201, answers[0].content)}
+    assert api.written() == (1, 1, 1, 1, 1)
+
+
+def test_a_key_used_for_another_body_is_refused_and_nothing_is_written(api: Api) -> None:
+    api.post(key="k-1")
+    assert "k-1" in problem_of(api.post({"items": [{"productId": 1, "quantity": 3}]}, key="k-1"), 422)["detail"]
+    assert api.written() == (1, 1, 1, 1, 1)
+
+
+def test_two_customers_may_use_the_same_key(api: Api) -> None:
+    assert api.post(key="k-1").json()["id"] != api.post(key="k-1", customer="c-2").json()["id"]
+
+
+def test_a_repeat_gets_its_answer_although_the_price_has_changed_since(api: Api) -> None:
+    first = api.post(key="k-1")
+    with api.engine.begin() as connection:
+        connection.execute(text("UPDATE product SET price = 150 WHERE id = 1"))
+    assert api.post(key="k-1").content == first.content
+    assert "150.00" in problem_of(api.post(key="k-2"), 422)["detail"]
+
+
+def test_another_customer_s_order_is_404_like_one_that_does_not_exist(api: Api) -> None:
+    order_id = api.post().json()["id"]
+    problem_of(api.call("GET", f"/api/v1/orders/{order_id}", customer="c-2"), 404)
+    problem_of(api.call("GET", "/api/v1/orders/019a9c3e-7f5a-7d0e-8a54-0f3c9e6b2a11"), 404)
+    problem_of(api.call("GET", "/api/v1/orders/not-a-uuid"), 404)
+
+
+ITEM = '{"productId":1,"quantity":1}'
+
+
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [
+        (422, ""),
+        (400, "{"),
+        (400, "\xff"),
+        (400, '{"items":[{"productId":1,"quantity":1,"price":NaN}]}'),
+        (400, f'{{"items":[{ITEM}],"shippingAddress":"\\ud800"}}'),
+        (400, "[" * 100_000),
+        (400, '{"a":' * 40_000),
+        (422, "null"),
+        (422, "[]"),
+        (422, "{}"),
+        (422, '{"items":[]}'),
+        (422, f'{{"items":[{",".join([ITEM] * 101)}]}}'),
+        (422, '{"items":[{"productId":1,"quantity":0}]}'),
+        (422, '{"items":[{"productId":1,"quantity":-1}]}'),
+        (422, '{"items":[{"productId":1,"quantity":1000000000}]}'),
+        (422, '{"items":[{"productId":1,"quantity":1.5}]}'),
+        (422, '{"items":[{"productId":1,"quantity":true}]}'),
+        (422, '{"items":[{"productId":99,"quantity":1}]}'),
+        (422, '{"items":[{"productId":123456789012345678901234567890,"quantity":1}]}'),
+        (400, '{"items":[{"productId":1,"quantity":1,"price":1e400}]}'),
+        (422, '{"items":[{"productId":1,"quantity":1,"price":99.99}]}'),
+        (422, '{"items":[{"productId":1,"quantity":1,"price":"Infinity"}]}'),
+        (422, f'{{"items":[{ITEM}],"shippingAddress":"a\\u0000b"}}'),
+        (422, f'{{"items":[{ITEM}],"shipingAddress":"misspelt"}}'),
+        (413, "x" * 300_000),
+    ],
+)
+def test_a_body_the_shop_cannot_take_is_a_problem_and_writes_nothing(api: Api, status: int, body: str) -> None:
+    answer = api.call(
+        "POST", "/api/v1/orders", data=body.encode("latin1"), headers={"Content-Type": "application/json"}
+    )
+    problem_of(answer, status)
+    assert api.written() == (0, 0, 0, 0, 0)
+
+
+def test_a_body_that_does_not_tell_its_length_is_cut_off_at_the_limit(api: Api) -> None:
+    chunks = (b" " * 10_000 for _ in range(100))
+    problem_of(api.call("POST", "/api/v1/orders", data=chunks, headers={"Content-Type": "application/json"}), 413)
+
+
+@pytest.mark.parametrize("key", ["", "a b", "x" * 101, "\xe9"])
+def test_an_idempotency_key_that_is_not_1_to_100_visible_characters_is_refused(api: Api, key: str) -> None:
+    problem_of(api.post(key=key), 400)
+    assert api.written() == (0, 0, 0, 0, 0)
+
+
+def test_without_a_token_nothing_is_answered_but_401(api: Api) -> None:
+    problem_of(requests.post(f"{api.url}/api/v1/orders", json=ORDER, timeout=20), 401)
+
+
+def test_order_event_and_pending_row_are_written_together_or_not_at_all(api: Api) -> None:
+    with api.engine.begin() as connection:
+        connection.execute(text("ALTER TABLE pending ADD CONSTRAINT broken CHECK (false)"))
+    problem_of(api.post(key="k-1"), 500)
+    assert api.written() == (0, 0, 0, 0, 0)
+    with api.engine.begin() as connection:
+        connection.execute(text("ALTER TABLE pending DROP CONSTRAINT broken"))
+    assert api.post(key="k-1").status_code == 201
+
+
+def test_paths_and_methods_that_do_not_exist_are_problems_too(api: Api) -> None:
+    problem_of(api.call("GET", "/nowhere"), 404)
+    problem_of(api.call("DELETE", "/api/v1/orders"), 405)
+
+
+def test_the_api_is_ready_only_while_the_database_answers(api: Api) -> None:
+    assert requests.get(f"{api.url}/health/ready", timeout=20).status_code == 200
+    broken = create_app(
+        Deps(
+            Context(create_database_engine("postgresql://u@127.0.0.1:1/none"), None, None),  # type: ignore[arg-type]
+            TOKENS,
+        )
+    )
+    server = uvicorn.Server(uvicorn.Config(broken, log_level="warning", lifespan="off"))
+    listener = socket.create_server(("127.0.0.1", 0))
+    thread = Thread(target=server.run, kwargs={"sockets": [listener]})
+    thread.start()
+    url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+    try:
+        problem_of(requests.get(f"{url}/health/ready", timeout=20), 503)
+        assert requests.get(f"{url}/health/live", timeout=20).status_code == 200
+    finally:
+        stop([(server, thread)])

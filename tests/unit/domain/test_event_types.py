@@ -1,0 +1,75 @@
+"""The rules every registered event type keeps, and the form payloads have on the wire."""
+
+import json
+import re
+from decimal import Decimal
+
+import msgspec
+import pytest
+
+from core.domain.events import EVENT_TYPES, OrderCreated, OrderItem, UnreadableEvent, from_json, to_json
+
+CREATED = OrderCreated(
+    order_id="o-1",
+    order_number="1001",
+    customer_id="c-1",
+    buyer_email=None,
+    seller_ids=("seller-a",),
+    items=(OrderItem(product_id=1, seller_id="seller-a", quantity=2, price=Decimal("100.00")),),
+    original_total_amount=Decimal("200.00"),
+    discount_amount=Decimal("0.00"),
+    total_amount=Decimal("200.00"),
+    shipping_address="1 Harbour Street",
+)
+
+
+@pytest.mark.parametrize("name", EVENT_TYPES)
+def test_a_registered_event_is_immutable_named_in_the_past_tense_and_routed_by_a_dotted_key(name: str) -> None:
+    kind = EVENT_TYPES[name]
+    assert kind.payload.__name__ == name
+    assert kind.payload.__struct_config__.frozen
+    assert re.fullmatch(r"([A-Z][a-z]+)+(ed|Sold|Paid)", name)
+    assert re.fullmatch(r"[a-z]+(\.[a-z-]+)+", kind.event_key)
+    assert kind.schema_version >= 1
+
+
+def test_no_two_event_types_share_a_topic_and_an_event_key() -> None:
+    places = [(kind.topic, kind.event_key) for kind in EVENT_TYPES.values()]
+    assert len(set(places)) == len(places)
+
+
+def test_a_payload_is_a_json_object_in_camel_case_with_money_as_numbers() -> None:
+    text = to_json(CREATED)
+    assert json.loads(text)["items"] == [{"productId": 1, "sellerId": "seller-a", "quantity": 2, "price": 100.0}]
+    assert b'"totalAmount":200.00' in text
+
+
+def test_a_payload_read_back_equals_what_was_written_money_to_the_cent() -> None:
+    assert from_json("OrderCreated", 1, to_json(CREATED)) == CREATED
+    odd = msgspec.structs.replace(CREATED, total_amount=Decimal("9007199254740993.01"))
+    assert from_json("OrderCreated", 1, to_json(odd)) == odd
+
+
+def test_a_field_this_reader_does_not_know_is_ignored() -> None:
+    payload = json.loads(to_json(CREATED)) | {"addedLater": True}
+    assert from_json("OrderCreated", 1, json.dumps(payload).encode()) == CREATED
+
+
+@pytest.mark.parametrize(
+    ("event_type", "schema_version", "data", "reason"),
+    [
+        ("OrderVanished", 1, b"{}", "not registered"),
+        ("OrderCreated", 2, b"{}", "schema 2"),
+        ("OrderCreated", 1, b"{}", "missing required field"),
+        ("OrderCreated", 1, b'"{\\"orderId\\":1}"', "got `str`"),
+        ("OrderCreated", 1, b"\xff", "OrderCreated"),
+    ],
+)
+def test_what_cannot_be_read_says_why(event_type: str, schema_version: int, data: bytes, reason: str) -> None:
+    with pytest.raises(UnreadableEvent, match=re.escape(reason)):
+        from_json(event_type, schema_version, data)
+
+
+def test_an_event_cannot_be_changed() -> None:
+    with pytest.raises(AttributeError):
+        CREATED.order_id = "o-2"  # type: ignore[misc]
