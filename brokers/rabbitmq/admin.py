@@ -1,0 +1,226 @@
+"""Declare, check, measure, read again and delete a topology. Over pika's BlockingConnection, with either client:
+none of it is hot, and one call after the other is what it is.
+"""
+
+import json
+import logging
+from base64 import b64encode
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+from time import monotonic, sleep, time
+from typing import Any
+from urllib.error import URLError
+from urllib.parse import quote, unquote, urlsplit, urlunsplit
+from urllib.request import Request, urlopen
+from uuid import uuid4
+
+import pika
+from pika.exceptions import AMQPError, ChannelClosedByBroker
+
+from brokers.rabbitmq import codec
+from brokers.rabbitmq.capabilities import capabilities_of
+from brokers.rabbitmq.config import RabbitConfig
+from brokers.rabbitmq.errors import NOT_FOUND, loss_of, mismatch_of, unavailable
+from brokers.rabbitmq.links import Arrival
+from brokers.rabbitmq.positions import Positions
+from brokers.rabbitmq.sender import FIRST_BACKOFF_S, Sender, deadline_after
+from brokers.rabbitmq.subscriber import RabbitSubscriber, delivery_of
+from brokers.rabbitmq.topology import Lane, audit_stream_of, exchanges_of, lanes_of, queues_of
+from core.messaging.errors import BrokerUnavailable, NotCapable, TopologyMismatch
+from core.messaging.ports import Delivery, Lag
+from core.messaging.topology import Topology
+
+log = logging.getLogger(__name__)
+
+_TIMEOUT_S = 10.0
+_READ_PREFETCH = 1_000
+_MARKER = "x-audit-marker"
+
+
+class RabbitAdmin:
+    def __init__(
+        self,
+        config: RabbitConfig,
+        topology: Topology,
+        positions: Positions,
+        members: Callable[[str], Sequence[RabbitSubscriber]],
+    ) -> None:
+        """`members`: this process's living subscribers of a group."""
+        self._config, self._topology, self._positions, self._members = config, topology, positions, members
+        self._capabilities = capabilities_of(config, topology)
+
+    def declare(self) -> None:
+        self._topology.check()
+        with self._channel() as channel:
+            self._refuse_other_lanes(channel.connection)
+            for name in exchanges_of(self._topology):
+                channel.exchange_declare(name, "direct", durable=True)
+            for plan in queues_of(self._topology, self._config):
+                channel.queue_declare(plan.name, durable=True, arguments=dict(plan.arguments))
+                for key in plan.routing_keys:
+                    channel.queue_bind(plan.name, plan.exchange, key)
+
+    def check_ready(self, timeout_s: float) -> None:
+        """By the config's own client, so that the very path of a publisher is what answers."""
+        deadline = deadline_after(timeout_s)
+        queue = f"{self._topology.prefix}check-ready.{uuid4()}"
+        arguments = {"x-expires": 60_000}
+        self._retried(
+            deadline, timeout_s, lambda channel: channel.queue_declare(queue, durable=True, arguments=arguments)
+        )
+        sender = Sender(self._config, f"{self._topology.prefix}check", lambda: None)
+        try:
+            message = codec.Outgoing("", queue, "check", int(time()), [], b"{}", self._config.confirms)
+            outcome = sender.send(["check"], lambda _: message, [None], deadline)[0]
+        finally:
+            sender.close()
+        if not outcome.is_confirmed:
+            raise unavailable(self._config.address, timeout_s, loss_of(ConnectionError(outcome.reason)))
+        with self._channel() as channel:
+            channel.queue_delete(queue)
+
+    def lag(self, group: str) -> Mapping[str, Lag]:
+        """Ready: the broker's word, exact. Unacked: this process's subscribers, exact; of other processes by the
+        management API where `management_url` is set, up to 5 s old (the broker's own interval)."""
+        if self._config.queue_type == "stream":
+            return self._stream_lag(group)
+        lanes = lanes_of(self._topology, self._config, group)
+        own = [member.unacked() for member in self._members(group)]
+        elsewhere = self._unacked_by_management(group)
+        waiting: dict[str, int] = dict.fromkeys(self._topology.topics_of(group), 0)
+        told: dict[str, int] = dict.fromkeys(waiting, 0)
+        with self._channel() as channel:
+            for lane in lanes:
+                waiting[lane.topic] += channel.queue_declare(lane.queue, passive=True).method.message_count
+                told[lane.topic] += elsewhere.get(lane.queue, 0)
+        return {
+            topic: _lag(ready + max(told[topic], sum(count[topic] for count in own)))
+            for topic, ready in waiting.items()
+        }
+
+    def read_all(self, topic: str, since: datetime | None = None) -> Iterator[Delivery]:
+        if not self._topology.audit:
+            raise NotCapable(self._capabilities.profile, "retains_after_ack")
+        stream = audit_stream_of(self._topology, topic)
+        since_ms = None if since is None else int(since.timestamp() * 1000)
+        for arrival in self._read_stream(stream, since or "first"):
+            headers: Any = arrival.properties
+            if since_ms is None or int(headers.get(codec.PUBLISHED_MS, since_ms)) >= since_ms:
+                lane = arrival.routing_key.rpartition(".")[2]
+                yield delivery_of(arrival, Lane(topic, int(lane) if lane.isdecimal() else 0, stream), None)
+
+    def replay(self, group: str, since: datetime | None = None) -> None:
+        if not self._capabilities.replay:
+            raise NotCapable(self._capabilities.profile, "replay")
+        self._positions.move(group, since)
+
+    def delete(self) -> None:
+        with self._channel() as channel:
+            for plan in queues_of(self._topology, self._config):
+                channel.queue_delete(plan.name)
+            for name in exchanges_of(self._topology):
+                channel.exchange_delete(name)
+
+    def close(self) -> None:
+        """Each call has a connection of its own."""
+
+    # --- details
+
+    @contextmanager
+    def _channel(self) -> Iterator[Any]:
+        """A channel with the port's errors."""
+        parameters = pika.URLParameters(self._config.url)
+        parameters.heartbeat = self._config.heartbeat_s
+        parameters.socket_timeout = parameters.stack_timeout = _TIMEOUT_S
+        parameters.blocked_connection_timeout = _TIMEOUT_S
+        begun = monotonic()
+        connection = None
+        try:
+            connection = pika.BlockingConnection(parameters)
+            yield connection.channel()
+        except (AMQPError, OSError) as error:
+            loss = loss_of(error)
+            raise mismatch_of(loss) or unavailable(self._config.address, monotonic() - begun, loss) from error
+        finally:
+            if connection is not None and connection.is_open:
+                connection.close()
+
+    def _retried(self, deadline: float, timeout_s: float, call: Callable[[Any], object]) -> None:
+        while True:
+            try:
+                with self._channel() as channel:
+                    call(channel)
+                return
+            except BrokerUnavailable as error:
+                if monotonic() + FIRST_BACKOFF_S >= deadline:
+                    raise unavailable(self._config.address, timeout_s, loss_of(error)) from error
+            sleep(FIRST_BACKOFF_S)
+
+    def _refuse_other_lanes(self, connection: Any) -> None:
+        """A queue of a lane that is beyond the wanted ones would keep its bindings and get no reader."""
+        lanes = self._topology.partitions
+        first = [plan for plan in queues_of(self._topology, self._config) if plan.name.endswith(".0")]
+        for plan in first:
+            beyond = f"{plan.name.removesuffix('0')}{lanes}"
+            channel = connection.channel()
+            try:
+                channel.queue_declare(beyond, passive=True)
+            except ChannelClosedByBroker as closed:
+                if closed.reply_code != NOT_FOUND:
+                    raise
+            else:
+                raise TopologyMismatch(plan.name.removesuffix(".0"), "partitions", lanes, f"more than {lanes}")
+
+    def _read_stream(self, stream: str, start: str | int | datetime) -> Iterator[Arrival]:
+        """Everything confirmed before this call, up to a marker published now, straight into the stream: a count or
+        an idle moment could end too early."""
+        marker = str(uuid4())
+        with self._channel() as channel:
+            channel.confirm_delivery()
+            properties = pika.BasicProperties(delivery_mode=2, headers={_MARKER: marker})
+            channel.basic_publish("", stream, b"", properties, mandatory=True)
+            channel.basic_qos(prefetch_count=_READ_PREFETCH)
+            arguments = {"x-stream-offset": start}
+            for number, (method, found, body) in enumerate(channel.consume(stream, arguments=arguments), 1):
+                headers = {str(name): value for name, value in (found.headers or {}).items()}
+                if headers.get(_MARKER) == marker:
+                    break
+                if number % (_READ_PREFETCH // 2) == 0:
+                    channel.basic_ack(method.delivery_tag, multiple=True)
+                if _MARKER not in headers:
+                    yield Arrival("", method.delivery_tag, False, method.routing_key, headers, body)
+            channel.cancel()
+
+    def _stream_lag(self, group: str) -> Mapping[str, Lag]:
+        """Counts by reading: a stream says how many messages it holds only every few seconds."""
+        behind: dict[str, int] = dict.fromkeys(self._topology.topics_of(group), 0)
+        types = self._topology.subscriptions.get(group)
+        for lane in lanes_of(self._topology, self._config, group):
+            start = self._positions.next_offset(group, lane.queue)
+            for arrival in self._read_stream(lane.queue, "first" if start is None else start):
+                headers: Any = arrival.properties
+                if types is None or headers.get("cloudEvents_type") in types:
+                    behind[lane.topic] += 1
+        return {topic: _lag(count) for topic, count in behind.items()}
+
+    def _unacked_by_management(self, group: str) -> Mapping[str, int]:
+        if self._config.management_url is None:
+            return {}
+        parts = urlsplit(self._config.management_url)
+        host = parts.netloc.rpartition("@")[2]
+        path = f"/api/queues/{quote(self._config.vhost, safe='')}?disable_stats=true&enable_queue_totals=true"
+        request = Request(urlunsplit((parts.scheme, host, path.partition("?")[0], path.partition("?")[2], "")))
+        user, password = unquote(parts.username or "guest"), unquote(parts.password or "guest")
+        request.add_header("Authorization", "Basic " + b64encode(f"{user}:{password}".encode()).decode())
+        try:
+            with urlopen(request, timeout=_TIMEOUT_S) as answer:
+                queues = json.load(answer)
+        except (URLError, OSError, ValueError) as error:
+            raise unavailable(host, _TIMEOUT_S, loss_of(error)) from error
+        names = {lane.queue for lane in lanes_of(self._topology, self._config, group)}
+        return {q["name"]: int(q.get("messages_unacknowledged", 0)) for q in queues if q["name"] in names}
+
+
+def _lag(messages: int) -> Lag:
+    return Lag(messages, 0.0 if messages == 0 else None)
