@@ -1,0 +1,96 @@
+"""Whether the schedule was kept, which part was the limit if not, and what a million messages cost."""
+
+from typing import Any, NamedTuple
+
+from analysis.checkers.facts import Facts
+from analysis.timing.window import Window
+
+SLIP_ALLOWED_RATIO = 0.01
+BUSY_RATIO = 0.85
+"""Of one core for a single-threaded part, or of all cores for the machine, from which it counts as saturated."""
+BACKLOG_ALLOWED_S = 2.0
+SINGLE_THREADED = frozenset({"api", "relay", "consumer", "driver"})
+
+
+class Use(NamedTuple):
+    """Of one part inside the load phase."""
+
+    cpu_s: float
+    rss_bytes: int
+    disk_bytes: int
+    network_bytes: int
+    length_s: float
+
+
+def uses(facts: Facts, window: Window) -> dict[str, Use]:
+    """Part -> what it used between its first and last sample in the load phase; a counter that restarts is bridged."""
+    rows = facts.rows(
+        f"""SELECT part, sum(greatest(cpu, 0)), max(rss_bytes), sum(greatest(disk, 0))::BIGINT,
+            sum(greatest(network, 0))::BIGINT, (max(t_ns) - min(t_ns)) / 1e9
+        FROM (SELECT part, t_ns, rss_bytes, cpu_s - lag(cpu_s) OVER w AS cpu,
+                disk_bytes - lag(disk_bytes) OVER w AS disk,
+                network_bytes - lag(network_bytes) OVER w AS network
+            FROM said WHERE step = 'sample' AND t_ns >= {window.from_ns} AND t_ns < {window.to_ns}
+            WINDOW w AS (PARTITION BY part ORDER BY t_ns)) GROUP BY part HAVING count(*) > 1 ORDER BY part"""
+    )
+    return {part: Use(float(cpu or 0), int(rss or 0), int(disk or 0), int(network or 0), float(s))
+            for part, cpu, rss, disk, network, s in rows}  # fmt: skip
+
+
+def slip(facts: Facts, window: Window) -> float | None:
+    """Share of the scheduled arrivals that were not sent, 0 to 1; None where nothing was scheduled."""
+    sent, skipped = facts.rows(
+        f"""SELECT (SELECT count(*) FROM seen WHERE step = 'requested'
+                AND intended_ns >= {window.from_ns} AND intended_ns < {window.to_ns}),
+            (SELECT coalesce(sum("count"), 0)::BIGINT FROM said WHERE step = 'skipped'
+                AND t_ns >= {window.from_ns} AND t_ns < {window.to_ns})"""
+    )[0]
+    return None if sent + skipped == 0 else round(skipped / (sent + skipped), 5)
+
+
+def backlog_s(facts: Facts, window: Window) -> float | None:
+    """Age of the work left when the load ended, in seconds of the planned rate; None where it was not sampled."""
+    rate = facts.run.schedule.rate_per_s
+    depth = facts.one(
+        f"""SELECT arg_max(depth_messages, t_ns) FROM said WHERE step = 'outbox'
+        AND t_ns >= {window.from_ns} AND t_ns < {window.to_ns}"""
+    )
+    return None if depth is None or not rate else round(depth / rate, 3)
+
+
+def saturated(facts: Facts, window: Window, used: dict[str, Use]) -> str | None:
+    """The part that was the limit; `none` when the schedule was met; None when it cannot be told."""
+    slipped, waiting = slip(facts, window), backlog_s(facts, window)
+    if slipped is None or waiting is None:
+        return None
+    if slipped <= SLIP_ALLOWED_RATIO and waiting <= BACKLOG_ALLOWED_S:
+        return "none"
+    cores = {part: use.cpu_s / use.length_s for part, use in used.items() if use.length_s > 0}
+    machine: Any = facts.run.machine.get("cpus")
+    busy = {part: used_cores for part, used_cores in cores.items() if part in SINGLE_THREADED}
+    if machine and sum(cores.values()) >= BUSY_RATIO * float(machine):
+        return "whole machine"
+    hottest = max(busy, key=lambda part: busy[part], default=None)
+    if hottest is not None and busy[hottest] >= BUSY_RATIO:
+        return hottest
+    return None
+
+
+def per_million(facts: Facts, window: Window, used: dict[str, Use]) -> dict[str, dict[str, float]]:
+    """Part -> CPU seconds, disk and network bytes a million confirmed messages, and the highest memory."""
+    messages = facts.one(
+        f"""SELECT count(*) FROM seen WHERE step = 'confirmed' AND outcome = 'confirmed'
+        AND t_ns >= {window.from_ns} AND t_ns < {window.to_ns}"""
+    )
+    if not messages:
+        return {}
+    millions = messages / 1e6
+    return {
+        part: {
+            "cpu_s_per_million": round(use.cpu_s / millions, 3),
+            "rss_bytes": float(use.rss_bytes),
+            "disk_bytes_per_million": round(use.disk_bytes / millions),
+            "network_bytes_per_million": round(use.network_bytes / millions),
+        }
+        for part, use in used.items()
+    }
