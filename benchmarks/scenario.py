@@ -99,7 +99,9 @@ def load_scenario(name_or_path: str) -> Scenario:
     if path.suffix != ".toml":
         path = SCENARIOS / f"{name_or_path}.toml"
     if not path.is_file():
-        raise ScenarioError(f"no scenario {name_or_path!r}; use one of {', '.join(names())}, or the path of a .toml file")
+        raise ScenarioError(
+            f"no scenario {name_or_path!r}; use one of {', '.join(names())}, or the path of a .toml file"
+        )
     try:
         return Scenario.model_validate({"name": path.stem, **tomllib.loads(path.read_text())})
     except tomllib.TOMLDecodeError as error:

@@ -43,12 +43,12 @@ class Injector(threading.Thread):
         self._lab = lab
         self._recorder = recorder
         self._now_s = now_s
-        self._stop = threading.Event()
+        self._ended = threading.Event()
         self.struck: list[Struck] = []
         self.failure: BaseException | None = None
 
     def stop(self) -> None:
-        self._stop.set()
+        self._ended.set()
 
     def run(self) -> None:
         try:
@@ -63,7 +63,7 @@ class Injector(threading.Thread):
         fault = FAULTS[planned.fault]
         deadline_s = self._now_s() + planned.give_up_after_s
         while not planned.trigger():
-            if self._now_s() > deadline_s or self._stop.is_set():
+            if self._now_s() > deadline_s or self._ended.is_set():
                 return Struck(planned.fault, planned.at_s, None, None, "its trigger never held")
             time.sleep(0.001)
         try:
@@ -80,4 +80,4 @@ class Injector(threading.Thread):
 
     def _wait_until(self, at_s: float) -> bool:
         """False when stopped before."""
-        return not self._stop.wait(max(0.0, at_s - self._now_s()))
+        return not self._ended.wait(max(0.0, at_s - self._now_s()))

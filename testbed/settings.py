@@ -20,9 +20,7 @@ PublishStrategy = Literal[
     "outbox-skip-locked",
     "outbox-leased",
 ]
-ConsumeStrategy = Literal[
-    "none", "ack-first", "check-then-act", "unique-constraint", "lock", "two-stage", "inbox"
-]
+ConsumeStrategy = Literal["none", "ack-first", "check-then-act", "unique-constraint", "lock", "two-stage", "inbox"]
 SEAMS: dict[str, tuple[str, ...]] = {
     "flow": ("saga",),
     "publish": ("outbox", "inline", "after_commit"),
@@ -57,6 +55,8 @@ class Settings(BaseSettings):
     kafka_bootstrap_servers: str = "127.0.0.1:9092"
     kafka_group_protocol: Annotated[Literal["consumer", "classic"], BeforeValidator(_lower)] = "consumer"
     rabbitmq_url: str = "amqp://guest:guest@127.0.0.1:5672/"
+    rabbitmq_management_url: str = ""
+    """http://user:password@host:port; empty: lag counts only what waits ready."""
     rabbitmq_queue_type: Annotated[Literal["quorum", "classic", "stream"], BeforeValidator(_lower)] = "quorum"
     rabbitmq_client: Annotated[Literal["pika", "aio-pika"], BeforeValidator(_lower)] = "pika"
     durability: Annotated[Literal["confirmed", "fsynced", "fire-and-forget"], BeforeValidator(_lower)] = "confirmed"
@@ -71,9 +71,11 @@ class Settings(BaseSettings):
     session_timeout_s: float = Field(30.0, ge=1, le=600)
     linger_ms: float = Field(5.0, ge=0, le=1_000)
     compression: Annotated[Literal["none", "gzip", "snappy", "lz4", "zstd"], BeforeValidator(_lower)] = "none"
-    batch: int = Field(500, ge=1, le=10_000)
+    batch: int = Field(0, ge=0, le=10_000)
+    """Most messages a transaction of a consumer; 0: each group's own (core/effects/table.py)."""
+    relay_batch: int = Field(2_000, ge=1, le=10_000)
     relay_lease_s: float = Field(5.0, gt=0.1, le=300)
-    relay_poll_s: float = Field(0.05, gt=0, le=60)
+    relay_poll_s: float = Field(0.2, gt=0, le=60)
     prefetch: int = Field(2_000, ge=1, le=100_000)
     retry_policy: Annotated[
         Literal["default", "article-s2", "article-s3-kafka", "article-s3-rabbitmq", "article-s4"],

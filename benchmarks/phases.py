@@ -1,0 +1,250 @@
+"""One experiment, phase by phase: warm-up, load with faults, heal, drain, check. Works on a `System` it is handed.
+
+The folder it leaves is complete in itself: the verdict is computed from its files alone. A run that is cut short
+(Ctrl-C, a process that died by itself, a fault that could not be done) leaves a readable folder whose verdict is
+*unknown*.
+"""
+
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from benchmarks.in_flight import PublishesInFlight, unknown_outcomes
+from benchmarks.scenario import Fault, Scenario
+from faults.catalogue import FAULTS, Lab
+from faults.injector import Injector, Planned, Struck
+from history.recorder import Recorder
+
+DRIVER_START_S = 3.0
+"""Between starting the load driver and its first arrival: imports and connections."""
+SETTLE_POLL_S = 0.25
+EVIDENCE_S = 15.0
+"""A broker fault's unknown outcomes come at the latest so long after it was healed: the publish time-out and more."""
+
+
+class System(Lab, Protocol):
+    """The system under test with its real services and processes."""
+
+    def start(self) -> None:
+        """Services, an empty database, the topology, every role; returns when the API answers."""
+
+    def start_driver(self, plan: Mapping[str, Any]) -> None: ...
+
+    def is_driving(self) -> bool: ...
+
+    def check_alive(self) -> None:
+        """Raises RunBroken when a process ended that nobody killed."""
+
+    def restart_missing(self) -> None:
+        """Start every role process anew that a fault left dead or paused."""
+
+    def fresh_consumers(self) -> None:
+        """Replace every consumer process by a new one."""
+
+    def backlog(self) -> int | None:
+        """Messages still owed: rows of the outbox that are not held by a parked key + lag of every group.
+
+        None while the database or the broker cannot tell.
+        """
+
+    def stop_roles(self) -> None:
+        """Ask every role process to end in good order, and wait for it."""
+
+    def export_ledger(self, folder: Path) -> None: ...
+
+    def history_files(self) -> list[str]: ...
+
+    def describe(self) -> dict[str, Any]:
+        """versions, machine, settings, strategies, git_revision of run.json."""
+
+    def close(self) -> None:
+        """End everything that was started; idempotent."""
+
+
+class RunBroken(Exception):
+    """The run could not be carried through; says what ended or failed, and where its log is."""
+
+
+@dataclass(frozen=True)
+class Moment:
+    """For whoever shows progress."""
+
+    phase: str
+    left_s: float
+    """Until the phase ends by plan; for the drain at most."""
+    note: str = ""
+
+
+def run_experiment(
+    scenario: Scenario,
+    broker: str,
+    seed: int,
+    system: System,
+    recorder: Recorder,
+    folder: Path,
+    show: Callable[[Moment], None],
+) -> None:
+    """Fill `folder` with run.json, history/ and ledger/. Raises RunBroken or KeyboardInterrupt after doing so."""
+    run = _Run(scenario, broker, seed, system, recorder, folder, show)
+    try:
+        run.load()
+        run.heal()
+        run.drain()
+    finally:
+        run.check()
+
+
+class _Run:
+    def __init__(
+        self,
+        scenario: Scenario,
+        broker: str,
+        seed: int,
+        system: System,
+        recorder: Recorder,
+        folder: Path,
+        show: Callable[[Moment], None],
+    ) -> None:
+        self.scenario = scenario
+        self.broker = broker
+        self.seed = seed
+        self.system = system
+        self.recorder = recorder
+        self.folder = folder
+        self.show = show
+        self.started_at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        self.start_ns = 0
+        self.struck: Sequence[Struck] = ()
+        self.drained = False
+        self.drain_s = 0.0
+
+    def load(self) -> None:
+        load = self.scenario.load
+        self.show(Moment("start", 15))
+        self.system.start()
+        self.start_ns = time.time_ns() + int((DRIVER_START_S + load.warm_up_s) * 1e9)
+        self.system.start_driver({"load": load.model_dump(), "seed": self.seed, "start_ns": self.start_ns})
+        self.recorder.phase("warm_up")
+        in_flight = PublishesInFlight(self.folder / "history")
+        injector = Injector(
+            [_planned(fault, in_flight) for fault in self.scenario.faults], self.system, self.recorder, self._now_s
+        )
+        self._watch("warm_up", 0.0, injector)
+        self.recorder.phase("load")
+        injector.start()
+        try:
+            self._watch("load", load.duration_s, injector)
+            while self.system.is_driving():
+                self.system.check_alive()
+                time.sleep(SETTLE_POLL_S)
+        finally:
+            injector.stop()
+            injector.join()
+            self.struck = injector.struck
+        if injector.failure is not None:
+            raise RunBroken(f"a fault could not be carried out: {injector.failure}") from injector.failure
+
+    def heal(self) -> None:
+        self.show(Moment("heal", 5))
+        self.recorder.phase("heal")
+        self.system.restart_missing()
+
+    def drain(self) -> None:
+        """Wait until nothing is owed, then once more with fresh consumers: what they are not given is not there."""
+        self.recorder.phase("drain")
+        began_s = time.monotonic()
+        self.drained = self._settle(began_s)
+        if self.drained:
+            self.system.fresh_consumers()
+            self.drained = self._settle(began_s)
+        self.drain_s = time.monotonic() - began_s
+
+    def check(self) -> None:
+        self.show(Moment("check", 5))
+        self.recorder.phase("check", complete=self.drained)
+        self.system.stop_roles()
+        if self.start_ns:
+            self.system.export_ledger(self.folder / "ledger")
+        self.recorder.close()
+        (self.folder / "run.json").write_text(json.dumps(self._run_file(), indent=2, default=str) + "\n")
+
+    def _settle(self, began_s: float) -> bool:
+        quiet = 0
+        while (left_s := began_s + self.scenario.drain_s - time.monotonic()) > 0:
+            self.system.check_alive()
+            backlog = self.system.backlog()
+            self.show(Moment("drain", left_s, "no answer yet" if backlog is None else f"{backlog} owed"))
+            # Thrice in a row: a message between outbox and broker is in neither count for an instant.
+            quiet = quiet + 1 if backlog == 0 else 0
+            if quiet == 3:
+                return True
+            time.sleep(SETTLE_POLL_S)
+        return False
+
+    def _watch(self, phase: str, until_s: float, injector: Injector) -> None:
+        while (left_s := until_s - self._now_s()) > 0:
+            self.system.check_alive()
+            if injector.failure is not None:
+                return
+            self.show(Moment(phase, left_s, ", ".join(f"{done.fault} done" for done in injector.struck)))
+            time.sleep(min(left_s, SETTLE_POLL_S))
+
+    def _now_s(self) -> float:
+        return (self.recorder.now_ns() - self.start_ns) / 1e9
+
+    def _run_file(self) -> dict[str, Any]:
+        load = self.scenario.load
+        return {
+            "format": 1,
+            "broker": self.broker,
+            "scenario": self.scenario.name,
+            "question": self.scenario.question,
+            "seed": self.seed,
+            "started_at": self.started_at,
+            **self.system.describe(),
+            "contract": list(self.scenario.forbids),
+            "schedule": {
+                **load.model_dump(),
+                "load_s": load.duration_s,
+                "start_ns": self.start_ns,
+                "drain_s": self.scenario.drain_s,
+            },
+            "roles": self.scenario.roles.model_dump(),
+            "faults": [self._told(planned) for planned in self._all_struck()],
+            "history_files": self.system.history_files(),
+            "drain": {"complete": self.drained, "waited_s": round(self.drain_s, 3)},
+        }
+
+    def _all_struck(self) -> list[Struck]:
+        done = list(self.struck)
+        for fault in sorted(self.scenario.faults, key=lambda fault: fault.at_s)[len(done) :]:
+            done.append(Struck(fault.fault, fault.at_s, None, None, "the run ended before it"))
+        return done
+
+    def _told(self, struck: Struck) -> dict[str, Any]:
+        """A broker's fault counts only if it left a mark: at least one publish whose outcome was unknown."""
+        told = asdict(struck)
+        if struck.fired_at_s is None:
+            return told
+        told["evidence"] = FAULTS[struck.fault].sentence
+        if FAULTS[struck.fault].target == "broker":
+            from_ns = self.start_ns + int(struck.fired_at_s * 1e9) - 1_000_000_000
+            to_ns = self.start_ns + int(((struck.healed_at_s or struck.fired_at_s) + EVIDENCE_S) * 1e9)
+            unknown = unknown_outcomes(self.folder / "history", from_ns, to_ns)
+            told["evidence"] = f"{unknown} publish outcomes were unknown because of it"
+            told["unknown_outcomes"] = unknown
+            if unknown == 0:
+                told |= {"fired_at_s": None, "missed": "it struck, but no publish felt it"}
+        return told
+
+
+def _planned(fault: Fault, in_flight: PublishesInFlight) -> Planned:
+    trigger = in_flight.any if fault.when == "publish_in_flight" else _at_once
+    return Planned(fault.fault, fault.at_s, fault.for_s, trigger, fault.give_up_after_s)
+
+
+def _at_once() -> bool:
+    return True

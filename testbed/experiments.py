@@ -1,0 +1,225 @@
+"""`testbed run`, `compare` and `bench`: experiments, with progress and time left, that leave a folder behind."""
+
+import contextlib
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
+
+from analysis.verdict import Verdict, write_verdict
+from benchmarks.phases import Moment, RunBroken, run_experiment
+from benchmarks.scenario import Fault, Scenario, ScenarioError, changed, load_scenario, names
+from faults.catalogue import FAULTS
+from history.recorder import Recorder
+from servers.lifecycle import ServerFailed
+from testbed import services
+from testbed.lab import RunLab
+from testbed.settings import SEAMS, SettingError, Settings, read_settings
+
+COULD_NOT_RUN = 2
+OVERHEAD_S = 22
+"""Start of services and roles, drain and check of a run, beside its load: for the time left only."""
+console = Console(stderr=True, highlight=False)
+
+Sets = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="A setting in lower case, a seam, or a field of the scenario."),
+]
+
+
+def register(app: typer.Typer) -> None:
+    app.command()(run)
+
+
+def run(
+    scenario: Annotated[str, typer.Argument(help="A scenario's name, or the path of a .toml file.")] = "",
+    broker: Annotated[str, typer.Option(help="kafka or rabbitmq; BROKER where not given.")] = "",
+    seed: Annotated[int, typer.Option(help="Fixes arrivals and faults.")] = 1,
+    out: Annotated[Path | None, typer.Option(help="The run's folder.")] = None,
+    sets: Sets = None,
+    provider: Annotated[str, typer.Option(help="auto, native, docker or external.")] = "auto",
+    list_them: Annotated[bool, typer.Option("--list", help="Show the scenarios.")] = False,
+) -> None:
+    """Run one experiment: warm-up, load with faults, heal, drain, check. Exit 0 valid, 1 invalid, 2 unknown.
+
+    Examples:
+
+    `testbed run kill-mid-publish --broker kafka --seed 7`
+
+    `testbed run relay-crash --broker rabbitmq --set consume_strategy=none`
+
+    `testbed run steady --broker kafka --set load.rate_per_s=300 --set relay.claim=none`
+    """
+    if list_them:
+        for name in names():
+            typer.echo(f"{name:30} {load_scenario(name).question}")
+        return
+    if not scenario:
+        raise typer.BadParameter(f"name a scenario: {', '.join(names())}")
+    with could_not_run():
+        planned, settings = prepare(scenario, broker, seed, sets or [])
+        folder = (
+            out
+            or Path("reports")
+            / f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{planned.name}-{settings.broker}-{seed}"
+        )
+        with Board() as board:
+            verdict = run_once(planned, settings, folder, provider, board)
+    tell(verdict, folder)
+    raise typer.Exit(verdict.exit_code)
+
+
+def prepare(scenario: str, broker: str, seed: int, sets: list[str]) -> tuple[Scenario, Settings]:
+    """The scenario and the settings, with every `--set` in its place. Raises SettingError, ScenarioError."""
+    planned = load_scenario(scenario)
+    overrides: dict[str, Any] = {**planned.settings, "seed": seed}
+    if broker:
+        overrides["broker"] = broker
+    seams: dict[str, str] = {}
+    parts: dict[str, Any] = {}
+    for text in sets:
+        key, equals, value = text.partition("=")
+        if not equals:
+            raise SettingError(f"--set {text}: use KEY=VALUE")
+        if key in SEAMS:
+            seams[key] = value
+        elif key == "faults":
+            parts["faults"] = [fault.model_dump() for fault in _faults(value, planned)]
+        elif key.partition(".")[0] in ("load", "roles"):
+            part, _, field = key.partition(".")
+            parts.setdefault(part, getattr(planned, part).model_dump())[field] = value
+        elif key in ("drain_s",):
+            parts[key] = value
+        elif key in Settings.model_fields:
+            overrides[key] = value
+        else:
+            known = ", ".join([*Settings.model_fields, *SEAMS, "faults", "load.*", "roles.*", "drain_s"])
+            raise SettingError(f"--set {key}: no such setting or seam; known are {known}")
+    if seams:
+        overrides["seams"] = seams
+    settings = read_settings(**overrides)
+    if settings.broker == "memory":
+        raise SettingError("BROKER=memory has no process to break: a run needs kafka or rabbitmq")
+    return changed(planned, **parts), settings
+
+
+def _faults(text: str, scenario: Scenario) -> Iterator[Fault]:
+    """`NAME@AT_S[+FOR_S],…`, at a third of the load where no time is given."""
+    for word in filter(None, text.split(",")):
+        name, _, times = word.partition("@")
+        if name not in FAULTS:
+            raise ScenarioError(f"--set faults={word}: no fault {name!r}; use some of {', '.join(FAULTS)}")
+        at_s, _, for_s = times.partition("+")
+        try:
+            yield Fault(
+                fault=name,
+                at_s=float(at_s) if at_s else scenario.load.duration_s / 3,
+                for_s=float(for_s) if for_s else 2.0,
+                when="publish_in_flight" if FAULTS[name].target == "broker" else "at_once",
+            )
+        except ValueError as error:
+            raise ScenarioError(f"--set faults={word}: use NAME@AT_S+FOR_S, e.g. sigkill@10+2") from error
+
+
+def run_once(scenario: Scenario, settings: Settings, folder: Path, provider: str, board: "Board") -> Verdict:
+    """One experiment on fresh services of its own; its folder and its verdict. Nothing is left running."""
+    if (folder / "run.json").exists():
+        raise SettingError(f"{folder} holds a run already; name another folder with --out or remove it")
+    for fault in scenario.faults:
+        if fault.fault not in FAULTS:
+            raise ScenarioError(f"{scenario.name}: no fault {fault.fault!r}; use some of {', '.join(FAULTS)}")
+    folder.mkdir(parents=True, exist_ok=True)
+    # Services live outside the run's folder: their data is large and their configuration holds passwords.
+    home = Path(tempfile.mkdtemp(prefix="testbed-run-"))
+    # PostgreSQL runs as a user of its own when root starts it, and has to pass through.
+    home.chmod(0o755)
+    show = board.follow(f"{scenario.name} on {settings.broker}", scenario.load.warm_up_s + scenario.load.duration_s)
+    try:
+        show(Moment("start", 20, "services"))
+        with services.start([settings.broker], home, provider) as running:
+            recorder = Recorder(folder / "history", "parent")
+            lab = RunLab(running, settings, scenario, folder, recorder)
+            try:
+                run_experiment(scenario, settings.broker, settings.seed, lab, recorder, folder, show)
+            except RunBroken as error:
+                console.print(f"[red]run broken:[/red] {error}")
+            finally:
+                lab.close()
+    finally:
+        shutil.rmtree(home, ignore_errors=True)
+    show(Moment("check", 0, "verdict"))
+    return write_verdict(folder)
+
+
+def tell(verdict: Verdict, folder: Path) -> None:
+    """The verdict in a few lines, for people."""
+    counts = {name: count for name, count in verdict.fields["counts"].items() if count}
+    colour = {"valid": "green", "invalid": "red"}.get(verdict.word, "yellow")
+    console.print(f"[bold {colour}]{verdict.word}[/] {verdict.fields['scenario']} on {verdict.fields['broker']}")
+    for reason in verdict.fields["reasons"]:
+        console.print(f"  because {reason}")
+    console.print("  " + ", ".join(f"{name} {count}" for name, count in counts.items()))
+    console.print(f"  see {folder}; again: testbed verify {folder}")
+
+
+@contextlib.contextmanager
+def could_not_run() -> Iterator[None]:
+    """Say in one line why an experiment could not be run, exit 2; Ctrl-C too, after everything was stopped."""
+    try:
+        yield
+    except (SettingError, ScenarioError, ServerFailed) as error:
+        typer.echo(str(error), err=True)
+        raise typer.Exit(COULD_NOT_RUN) from error
+    except KeyboardInterrupt as error:
+        typer.echo("stopped; what was measured so far is kept, its verdict is unknown", err=True)
+        raise typer.Exit(COULD_NOT_RUN) from error
+
+
+@dataclass
+class Board:
+    """Live progress with time left; one line a run."""
+
+    total_s: float = 0.0
+
+    def __post_init__(self) -> None:
+        self._progress = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(30),
+            TextColumn("{task.fields[left]}"),
+            console=console,
+            transient=False,
+        )
+
+    def __enter__(self) -> "Board":
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def follow(self, title: str, load_s: float) -> Callable[[Moment], None]:
+        """A new line for one run; what it returns is told each moment."""
+        whole_s = load_s + OVERHEAD_S
+        began_s = time.monotonic()
+        line: TaskID = self._progress.add_task(title, total=whole_s, left="")
+
+        def show(moment: Moment) -> None:
+            spent_s = time.monotonic() - began_s
+            left_s = max(0.0, whole_s - spent_s)
+            note = f" ({moment.note})" if moment.note else ""
+            self._progress.update(
+                line,
+                completed=min(spent_s, whole_s),
+                description=f"{title}: {moment.phase}{note}",
+                left=f"about {left_s:.0f} s left" if moment.left_s else "done",
+            )
+
+        return show

@@ -1,0 +1,443 @@
+"""The system under test of one run: real services, a database of its own, every role a real process.
+
+Implements `benchmarks.phases.System`. Role processes carry the same mark as services, so whatever a killed parent
+leaves behind is found and ended at the next start.
+"""
+
+import contextlib
+import json
+import os
+import platform
+import signal
+import subprocess
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+from sqlalchemy import text
+from sqlalchemy.exc import SQLAlchemyError
+
+from benchmarks.phases import RunBroken
+from benchmarks.scenario import Scenario
+from core.commands.catalogue import seed_catalogue
+from core.effects.table import GROUPS
+from core.messaging.errors import BrokerError
+from core.messaging.ports import Admin
+from core.outbox.storage import measure_depth
+from core.storage.database import create_database_engine, wait_for_database
+from faults.catalogue import FaultMissed
+from history.recorder import Recorder
+from servers.lifecycle import Server
+from servers.process import OWNER, PARENT, free_ports, identify, tail, wait_until
+from testbed import wiring
+from testbed.ledger import export_ledger
+from testbed.services import Services
+from testbed.settings import SEAMS, Settings
+
+STOP_TIMEOUT_S = 20.0
+CRASH_TIMEOUT_S = 15.0
+ROOT = Path(__file__).parent.parent
+
+
+class RoleProcess:
+    """One role as a process; may be started again after it died."""
+
+    def __init__(self, name: str, arguments: list[str], log: Path, environment: Mapping[str, str]) -> None:
+        self.name = name
+        self.log = log
+        self.mortal = False
+        """A fault has killed it, or may at any time: its death is no surprise."""
+        self.pids: list[int] = []
+        self._arguments = arguments
+        self._environment = environment
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self, **more: str) -> None:
+        with self.log.open("ab") as log:
+            self._process = subprocess.Popen(
+                self._arguments,
+                env={**os.environ, **self._environment, **more},
+                cwd=ROOT,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                # ^C is for the parent alone: it ends the roles in order.
+                start_new_session=True,
+            )
+        self.pids.append(self._process.pid)
+        self.mortal = bool(more)
+
+    @property
+    def exit_code(self) -> int | None:
+        """None while it runs, and before it was started."""
+        return None if self._process is None else self._process.poll()
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    def signal(self, number: signal.Signals) -> None:
+        if self._process is not None and self._process.poll() is None:
+            self._process.send_signal(number)
+
+    def wait(self, timeout_s: float) -> bool:
+        """Whether it has ended within `timeout_s`."""
+        if self._process is None:
+            return True
+        try:
+            self._process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            return False
+        return True
+
+    def end(self) -> None:
+        self.signal(signal.SIGCONT)
+        self.signal(signal.SIGTERM)
+        if not self.wait(STOP_TIMEOUT_S):
+            self.signal(signal.SIGKILL)
+            self.wait(STOP_TIMEOUT_S)
+
+
+class RunLab:
+    def __init__(
+        self, services: Services, settings: Settings, scenario: Scenario, folder: Path, recorder: Recorder
+    ) -> None:
+        """`settings`: as asked for; addresses, database and prefix of the run replace those in it."""
+        self._services = services
+        self._scenario = scenario
+        self._folder = folder
+        self._recorder = recorder
+        self._port = free_ports(1)[0]
+        self._database_name = f"run_{uuid.uuid4().hex[:12]}"
+        self._settings = settings.model_copy(update={**self._addresses(), "topic_prefix": f"{self._database_name}."})
+        self._roles: list[RoleProcess] = []
+        self._driver: RoleProcess | None = None
+        self._sampler: Sampler | None = None
+        self._database: wiring.Database | None = None
+
+    # faults.catalogue.Lab
+
+    @property
+    def broker_server(self) -> Server:
+        return self._services.broker
+
+    @property
+    def database_server(self) -> Server:
+        return self._services.database
+
+    def kill_role(self, role: str) -> None:
+        process = self._first(role)
+        process.mortal = True
+        process.signal(signal.SIGKILL)
+        process.wait(STOP_TIMEOUT_S)
+
+    def restart_role(self, role: str) -> None:
+        for process in self._of(role):
+            if process.exit_code is not None:
+                process.start()
+        if role == "api":
+            self._wait_for_api()
+
+    def pause_role(self, role: str) -> None:
+        self._first(role).signal(signal.SIGSTOP)
+
+    def resume_role(self, role: str) -> None:
+        self._first(role).signal(signal.SIGCONT)
+
+    def arm_crash(self, role: str, step: str) -> None:
+        process = self._first(role)
+        process.mortal = True
+        process.end()
+        process.start(CRASH_AT=f"{step}@{time.time():.3f}")
+        if not process.wait(CRASH_TIMEOUT_S):
+            process.end()
+            raise FaultMissed(f"{process.name} did not reach {step} within {CRASH_TIMEOUT_S:g} s")
+        if process.exit_code != -signal.SIGKILL:
+            raise RunBroken(
+                f"{process.name} ended with {process.exit_code} before its crash point:\n{tail(process.log)}"
+            )
+
+    # benchmarks.phases.System
+
+    def start(self) -> None:
+        self._create_database()
+        self._database = wiring.open_database(self._settings)
+        wait_for_database(self._database.engine, 30)
+        self._database.create()
+        seed_catalogue(self._database.engine, self._database.shop, self._scenario.load.products)
+        self._broker = wiring.connect_broker(self._settings)
+        self._admin = self._broker.admin()
+        self._admin.declare()
+        (self._folder / "logs").mkdir(parents=True, exist_ok=True)
+        self._roles = [self._role("api", "serve")]
+        if wiring.has_relay(self._settings):
+            self._roles += [self._role(f"relay-{n}", "relay") for n in range(1, self._scenario.roles.relays + 1)]
+        self._roles += [self._role(f"consumer-{n}", "consume") for n in range(1, self._scenario.roles.consumers + 1)]
+        for process in self._roles:
+            process.start()
+        self._wait_for_api()
+        self._wait_for_history()
+        self._sampler = Sampler(self, self._recorder, self._services)
+        self._sampler.start()
+
+    def start_driver(self, plan: Mapping[str, Any]) -> None:
+        command = [sys.executable, "-m", "locust", "-f", str(ROOT / "benchmarks" / "locustfile.py")]
+        command += ["--headless", "-u", "1", "-r", "1", "--only-summary", "--host", self._api_url]
+        token = wiring.development_token(self._settings, "load-customer", ttl_s=86_400)
+        self._driver = RoleProcess(
+            "driver",
+            command,
+            self._folder / "logs" / "driver.log",
+            {"LOAD_PLAN": json.dumps({**plan, "token": token}), "PYTHONPATH": str(ROOT), **self._environment()},
+        )
+        # Locust's own answer to a failed request is exit code 1; what failed is judged from the history.
+        self._driver.mortal = True
+        self._driver.start()
+
+    def is_driving(self) -> bool:
+        return self._driver is not None and self._driver.exit_code is None
+
+    def check_alive(self) -> None:
+        for process in self._roles:
+            if process.exit_code is not None and not process.mortal:
+                raise RunBroken(
+                    f"{process.name} ended by itself with {process.exit_code}; its log {process.log.name} ends:\n"
+                    f"{tail(process.log)}"
+                )
+        if self._driver is not None and self._driver.exit_code not in (None, 0, 1):
+            raise RunBroken(f"the load driver ended with {self._driver.exit_code}:\n{tail(self._driver.log)}")
+
+    def restart_missing(self) -> None:
+        for process in self._roles:
+            process.signal(signal.SIGCONT)
+            if process.exit_code is not None:
+                process.start()
+        self._wait_for_api()
+
+    def fresh_consumers(self) -> None:
+        for process in self._of("consumer"):
+            process.mortal = True
+            process.end()
+            process.start()
+        self._wait_for_history()
+
+    def backlog(self) -> int | None:
+        assert self._database is not None
+        try:
+            with self._database.engine.connect() as connection:
+                owed = measure_depth(connection, self._database.messaging).depth_messages
+                parked = connection.execute(text(_HELD_BY_PARKED_KEYS)).scalar_one()
+            lags = [lag for group in GROUPS for lag in self._admin.lag(group).values()]
+        except (SQLAlchemyError, BrokerError):
+            return None
+        return owed - int(parked) + sum(lag.lag_messages for lag in lags)
+
+    def stop_roles(self) -> None:
+        if self._sampler is not None:
+            self._sampler.stop()
+        if self._driver is not None:
+            self._driver.end()
+        for process in self._roles:
+            process.mortal = True
+            process.signal(signal.SIGCONT)
+            process.signal(signal.SIGTERM)
+        for process in self._roles:
+            process.end()
+
+    def export_ledger(self, folder: Path) -> None:
+        assert self._database is not None
+        export_ledger(self._database.engine, folder)
+
+    def history_files(self) -> list[str]:
+        """Every file there is, and a name that is not there for each process that never opened one."""
+        there = sorted(path.name for path in (self._folder / "history").glob("*.ndjson"))
+        processes = self._roles + ([self._driver] if self._driver else [])
+        absent = [
+            f"{process.name}-{pid}-absent.ndjson"
+            for process in processes
+            for pid in process.pids
+            if not any(f"-{pid}-" in name for name in there)
+        ]
+        return there + absent
+
+    def describe(self) -> dict[str, Any]:
+        memory = psutil.virtual_memory()
+        versions = {server.name: server.version for server in self._services.servers}
+        clients = ("confluent-kafka", "pika", "aio-pika", "sqlalchemy", "psycopg", "fastapi", "locust")
+        return {
+            "versions": {**versions, "python": platform.python_version(), **{name: version(name) for name in clients}},
+            "machine": {
+                "cores": os.cpu_count(),
+                "memory_bytes": memory.total,
+                "system": platform.platform(),
+                "provider": self._services.provider,
+            },
+            "settings": wiring.effective_settings(self._settings),
+            "strategies": {"publish": self._settings.publish_strategy, "consume": self._settings.consume_strategy},
+            "seams": {name: self._settings.seam(name) for name in SEAMS},
+            "git_revision": _git_revision(),
+        }
+
+    def close(self) -> None:
+        if self._sampler is not None:
+            self._sampler.stop()
+        for process in [*self._roles, *([self._driver] if self._driver else [])]:
+            process.signal(signal.SIGCONT)
+            process.signal(signal.SIGKILL)
+            process.wait(STOP_TIMEOUT_S)
+        if self._database is not None:
+            self._admin.close()
+            self._database.engine.dispose()
+
+    # Inside.
+
+    def parts(self) -> dict[str, list[int]]:
+        """Process ids by part, now."""
+        parts: dict[str, list[int]] = {
+            "broker": self._services.broker.pids(),
+            "database": self._services.database.pids(),
+            "driver": [self._driver.pid] if self._driver is not None and self.is_driving() else [],
+        }
+        for process in self._roles:
+            parts.setdefault(process.name.partition("-")[0], []).append(process.pid)
+        return parts
+
+    @property
+    def database(self) -> wiring.Database:
+        assert self._database is not None
+        return self._database
+
+    @property
+    def admin(self) -> Admin:
+        return self._admin
+
+    @property
+    def _api_url(self) -> str:
+        return f"http://127.0.0.1:{self._port}"
+
+    def _addresses(self) -> dict[str, str]:
+        found = {name.lower(): url for name, url in self._services.environment.items()}
+        base, _, _ = found["database_url"].rpartition("/")
+        found["database_url"] = f"{base}/{self._database_name}"
+        return found
+
+    def _create_database(self) -> None:
+        engine = create_database_engine(self._services.database.url)
+        try:
+            with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+                connection.execute(text(f'CREATE DATABASE "{self._database_name}"'))
+        finally:
+            engine.dispose()
+
+    def _environment(self) -> dict[str, str]:
+        mine = identify(os.getpid())
+        assert mine is not None
+        return {
+            OWNER: str(self._folder),
+            PARENT: f"{mine.pid}:{mine.start_ticks}:{mine.boot_id}",
+            "HISTORY_DIR": str(self._folder / "history"),
+        }
+
+    def _role(self, name: str, command: str) -> RoleProcess:
+        environment = {
+            **wiring.as_environment(self._settings),
+            **self._environment(),
+            "API_PORT": str(self._port),
+        }
+        return RoleProcess(
+            name, [sys.executable, "-m", "testbed.cli", command], self._folder / "logs" / f"{name}.log", environment
+        )
+
+    def _of(self, role: str) -> list[RoleProcess]:
+        return [process for process in self._roles if process.name.partition("-")[0] == role]
+
+    def _first(self, role: str) -> RoleProcess:
+        found = self._of(role)
+        if not found:
+            raise FaultMissed(f"this run has no {role} process")
+        return found[0]
+
+    def _wait_for_history(self) -> None:
+        """Every role has opened its history: from here on it can be asked to stop in good order."""
+
+        def all_open() -> bool:
+            self.check_alive()
+            names = [path.name for path in (self._folder / "history").glob("*.ndjson")]
+            return all(any(f"-{process.pid}-" in name for name in names) for process in self._roles)
+
+        if not wait_until(all_open, 30):
+            raise RunBroken("a role did not begin to work within 30 s; see logs/")
+
+    def _wait_for_api(self) -> None:
+        deadline = time.monotonic() + 30
+        while time.monotonic() < deadline:
+            self.check_alive()
+            with contextlib.suppress(httpx.HTTPError):
+                if httpx.get(f"{self._api_url}/health/ready", timeout=2).status_code == 200:
+                    return
+            time.sleep(0.1)
+        raise RunBroken(f"the API was not ready within 30 s; its log ends:\n{tail(self._of('api')[0].log)}")
+
+
+_HELD_BY_PARKED_KEYS = "SELECT count(*) FROM pending WHERE key IN (SELECT key FROM pending WHERE parked_at IS NOT NULL)"
+
+
+class Sampler(threading.Thread):
+    """Each second: what every part has used, how far each group is behind, how deep the outbox is."""
+
+    def __init__(self, lab: RunLab, recorder: Recorder, services: Services) -> None:
+        super().__init__(name="sampler", daemon=True)
+        self._lab = lab
+        self._recorder = recorder
+        self._ended = threading.Event()
+        self._gone: dict[str, dict[int, tuple[float, int]]] = {}
+
+    def stop(self) -> None:
+        self._ended.set()
+        if self.is_alive():
+            self.join(timeout=10)
+
+    def run(self) -> None:
+        while not self._ended.wait(1.0):
+            for part, pids in self._lab.parts().items():
+                self._sample(part, pids)
+            # A broker or database that is being broken on purpose cannot tell; the gap in the series is the truth.
+            with contextlib.suppress(SQLAlchemyError), self._lab.database.engine.connect() as connection:
+                depth = measure_depth(connection, self._lab.database.messaging)
+                self._recorder.outbox(depth.depth_messages, depth.age_s)
+            with contextlib.suppress(BrokerError):
+                for group in GROUPS:
+                    for topic, lag in self._lab.admin.lag(group).items():
+                        self._recorder.lag(group, topic, lag.lag_messages, lag.delay_s)
+
+    def _sample(self, part: str, pids: list[int]) -> None:
+        """CPU and disk add up over processes that have ended meanwhile; memory is of those that live."""
+        seen = self._gone.setdefault(part, {})
+        rss_bytes = 0
+        for pid in pids:
+            with contextlib.suppress(psutil.Error):
+                process = psutil.Process(pid)
+                with process.oneshot():
+                    times, io = process.cpu_times(), process.io_counters()
+                    rss_bytes += process.memory_info().rss
+                seen[pid] = (times.user + times.system, io.write_bytes)
+        if seen:
+            self._recorder.sample(
+                part, sum(cpu for cpu, _ in seen.values()), rss_bytes, sum(disk for _, disk in seen.values()), 0
+            )
+
+
+def _git_revision() -> str | None:
+    try:
+        done = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() or None

@@ -1,0 +1,130 @@
+"""One process, one role: the API, a relay, or the consumers of some groups; ends in good order on SIGTERM or ^C."""
+
+import logging
+import signal
+import threading
+from collections.abc import Callable, Sequence
+
+import uvicorn
+
+from core.api.app import create_app
+from core.effects.table import GROUPS
+from core.inbox.dead_letters import DeadLetterService
+from core.journey import NoProbe
+from core.messaging.ports import Broker
+from core.messaging.topology import DEAD_LETTER_GROUP
+from testbed import wiring
+from testbed.settings import SettingError, Settings
+
+log = logging.getLogger(__name__)
+
+
+def serve(settings: Settings) -> None:
+    """The HTTP API. With BROKER=memory it is the whole system: relay and consumers run in its threads."""
+    watch = wiring.open_watch(settings, "api")
+    database = wiring.open_database(settings, pool_connections=40)
+    broker = wiring.connect_broker(settings)
+    sink = wiring.event_sink(settings, database, broker, watch.probe)
+    stop = threading.Event()
+    beside: list[threading.Thread] = []
+    if settings.broker == "memory":
+        database.create()
+        broker.admin().declare()
+        beside = [_thread("relay", lambda: wiring.relay(settings, database, broker, watch.probe).run(stop))]
+        beside += _consumers(settings, database, broker, list(GROUPS), watch, stop)
+        for thread in beside:
+            thread.start()
+    try:
+        uvicorn.run(
+            create_app(wiring.api_deps(settings, database, sink, NoProbe())),
+            host=settings.api_host,
+            port=settings.api_port,
+            log_level="warning",
+            loop="uvloop",
+            http="httptools",
+            access_log=False,
+        )
+    finally:
+        stop.set()
+        for thread in beside:
+            thread.join(timeout=15)
+        sink.close()
+        watch.close()
+
+
+def relay(settings: Settings) -> None:
+    """Move committed rows to the broker until asked to stop."""
+    if settings.broker == "memory":
+        raise SettingError("BROKER=memory lives in one process: `testbed serve` runs its relay and consumers too")
+    if not wiring.has_relay(settings):
+        raise SettingError(f"PUBLISH_STRATEGY={settings.publish_strategy} publishes from the API: it has no relay")
+    watch = wiring.open_watch(settings, "relay")
+    database = wiring.open_database(settings)
+    broker = wiring.connect_broker(settings)
+    stop = _stop_on_signal()
+    try:
+        wiring.relay(settings, database, broker, watch.probe).run(stop)
+    finally:
+        watch.close()
+
+
+def consume(settings: Settings, groups: Sequence[str]) -> None:
+    """Consume for `groups` (all if none is named), each in a thread of its own, until asked to stop."""
+    if settings.broker == "memory":
+        raise SettingError("BROKER=memory lives in one process: `testbed serve` runs its relay and consumers too")
+    known = [*GROUPS, DEAD_LETTER_GROUP]
+    for group in groups:
+        if group not in known:
+            raise SettingError(f"no consumer group {group!r}; use some of {', '.join(known)}")
+    watch = wiring.open_watch(settings, "consumer")
+    database = wiring.open_database(settings, pool_connections=4 + 2 * len(known))
+    broker = wiring.connect_broker(settings)
+    stop = _stop_on_signal()
+    threads = _consumers(settings, database, broker, groups or known, watch, stop)
+    for thread in threads:
+        thread.start()
+    try:
+        for thread in threads:
+            thread.join()
+    finally:
+        stop.set()
+        watch.close()
+
+
+def _consumers(
+    settings: Settings,
+    database: wiring.Database,
+    broker: Broker,
+    groups: Sequence[str],
+    watch: wiring.Watch,
+    stop: threading.Event,
+) -> list[threading.Thread]:
+    sink = wiring.event_sink(settings, database, broker, watch.probe)
+
+    def run(group: str) -> None:
+        subscriber = broker.subscriber(group, settings.prefetch)
+        try:
+            if group == DEAD_LETTER_GROUP:
+                DeadLetterService(database.engine, database.messaging, subscriber, watch.probe).run(stop)
+            else:
+                wiring.worker(settings, database, subscriber, group, watch, sink).run(stop)
+        except Exception:
+            # A role with a silently missing group would look like a slow one: end the whole process.
+            log.exception("consumer group ended", extra={"group": group})
+            stop.set()
+            raise
+        finally:
+            subscriber.close()
+
+    return [_thread(group, lambda group=group: run(group)) for group in groups]  # type: ignore[misc]
+
+
+def _thread(name: str, run: Callable[[], None]) -> threading.Thread:
+    return threading.Thread(target=run, name=name, daemon=True)
+
+
+def _stop_on_signal() -> threading.Event:
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    return stop

@@ -1,0 +1,195 @@
+"""Put the parts together: the only place that names adapters and ablations, and turns settings into objects.
+
+Not here: reading the environment (`settings`), running processes (`roles`, `lab`).
+"""
+
+import json
+import random
+from dataclasses import dataclass
+from pathlib import Path
+
+from sqlalchemy import Engine, MetaData
+
+import brokers.kafka
+import brokers.memory
+import brokers.rabbitmq
+from ablations.publish import SINKS
+from ablations.relay import MakesRelay, Runs, Seams, relay_factory
+from core.api.app import Deps
+from core.api.tokens import ADMIN, TokenSettings, mint
+from core.commands.context import Context
+from core.effects.table import GROUPS, topology
+from core.inbox.retries import PRESETS
+from core.inbox.worker import Worker, WorkerOptions
+from core.journey import NoProbe, Probe
+from core.messaging.ports import Broker, Delivery, Subscriber
+from core.outbox.doorbell import Doorbell
+from core.outbox.relay import RelayOptions
+from core.outbox.rows import EventSink, OutboxSink
+from core.storage.database import create_database_engine
+from core.storage.schema import create_schema
+from core.storage.shop import ShopTables, shop_tables
+from core.storage.tables import MessagingTables, messaging_tables
+from faults.crash import CrashProbe, parse_crash_point
+from history.recorder import Recorder
+from testbed.settings import SettingError, Settings
+
+
+@dataclass(frozen=True)
+class Database:
+    engine: Engine
+    metadata: MetaData
+    messaging: MessagingTables
+    shop: ShopTables
+
+    def create(self) -> None:
+        create_schema(self.engine, self.metadata, self.messaging)
+
+
+def open_database(settings: Settings, pool_connections: int = 10) -> Database:
+    metadata = MetaData()
+    engine = create_database_engine(settings.database_url, pool_connections=pool_connections)
+    return Database(engine, metadata, messaging_tables(metadata), shop_tables(metadata))
+
+
+def connect_broker(settings: Settings) -> Broker:
+    """The adapter that BROKER names, for the shop's topology. Nothing connects yet."""
+    shape = topology(settings.partitions, settings.topic_prefix, settings.audit)
+    try:
+        match settings.broker:
+            case "kafka":
+                return brokers.kafka.connect(
+                    brokers.kafka.KafkaConfig(
+                        bootstrap_servers=settings.kafka_bootstrap_servers,
+                        durability=settings.durability,
+                        group_protocol=settings.kafka_group_protocol,
+                        session_timeout_s=settings.session_timeout_s,
+                        linger_ms=settings.linger_ms,
+                        compression=settings.compression,
+                    ),
+                    shape,
+                )
+            case "rabbitmq":
+                return brokers.rabbitmq.connect(
+                    brokers.rabbitmq.RabbitConfig(
+                        url=settings.rabbitmq_url,
+                        management_url=settings.rabbitmq_management_url or None,
+                        queue_type=settings.rabbitmq_queue_type,
+                        client=settings.rabbitmq_client,
+                        durability=settings.durability,
+                    ),
+                    shape,
+                )
+            case "memory":
+                return brokers.memory.connect(brokers.memory.MemoryConfig(), shape)
+    except ValueError as error:
+        raise SettingError(str(error)) from error
+
+
+@dataclass
+class Watch:
+    """What a process keeps of itself: its history, if it keeps any, and the probe that its parts report to."""
+
+    recorder: Recorder | None
+    probe: Probe
+
+    def malformed(self, group: str, delivery: Delivery) -> None:
+        if self.recorder is not None:
+            self.recorder.malformed(group, delivery.topic, delivery.error)
+
+    def close(self) -> None:
+        if self.recorder is not None:
+            self.recorder.close()
+
+
+def open_watch(settings: Settings, role: str) -> Watch:
+    recorder = Recorder(Path(settings.history_dir), role) if settings.history_dir else None
+    probe: Probe = recorder or NoProbe()
+    if settings.crash_at:
+        try:
+            step, not_before_s = parse_crash_point(settings.crash_at)
+        except ValueError as error:
+            raise SettingError(f"CRASH_AT={error}") from error
+        probe = CrashProbe(probe, step, not_before_s)
+    return Watch(recorder, probe)
+
+
+def event_sink(settings: Settings, database: Database, broker: Broker, probe: Probe) -> EventSink:
+    """Where commands and handlers put their events: seam `publish`."""
+    publish = settings.seam("publish")
+    if publish == "outbox":
+        return OutboxSink(database.messaging, Doorbell(database.engine), probe)
+    return SINKS[publish](database.messaging, broker.publisher(), probe)
+
+
+def has_relay(settings: Settings) -> bool:
+    return settings.seam("publish") == "outbox"
+
+
+def relay(settings: Settings, database: Database, broker: Broker, probe: Probe) -> Runs:
+    """Seams `relay.claim`, `relay.confirm`, `relay.order`; a naive relay keeps its own pace."""
+    make: MakesRelay = relay_factory(Seams(*(settings.seam(f"relay.{name}") for name in Seams._fields)))
+    if settings.seam("relay.claim") != "lease":
+        return make(database.engine, database.messaging, broker.publisher(), None, probe)
+    options = RelayOptions(
+        batch_messages=settings.relay_batch,
+        poll_s=settings.relay_poll_s,
+        publish_timeout_s=settings.publish_timeout_s,
+        lease_s=settings.relay_lease_s,
+    )
+    return make(database.engine, database.messaging, broker.publisher(), options, probe)
+
+
+def worker(
+    settings: Settings, database: Database, subscriber: Subscriber, group: str, watch: Watch, sink: EventSink
+) -> Worker:
+    """Seams `ack`, `inbox`, `inbox.key`, `on_error`."""
+    spec = GROUPS[group]
+    options = WorkerOptions(
+        batch_messages=settings.batch or spec.batch_messages,
+        retry=PRESETS[settings.retry_policy],
+        after_dead_letter=settings.after_dead_letter,
+    )
+    return Worker(
+        database.engine,
+        database.messaging,
+        subscriber,
+        group,
+        spec.handler(database.shop),
+        options,
+        watch.probe,
+        sink=sink,
+        on_malformed=lambda delivery: watch.malformed(group, delivery),
+        random=random.Random(settings.seed),
+    )
+
+
+def api_deps(settings: Settings, database: Database, sink: EventSink, probe: Probe) -> Deps:
+    return Deps(Context(database.engine, database.shop, sink, probe), token_settings(settings))
+
+
+def token_settings(settings: Settings) -> TokenSettings:
+    try:
+        return TokenSettings(settings.secret)
+    except ValueError as error:
+        raise SettingError(str(error)) from error
+
+
+def development_token(settings: Settings, subject: str, admin: bool = False, ttl_s: float = 3_600.0) -> str:
+    """Signed with the same secret that the API checks. Raises SettingError outside development without a secret."""
+    return mint(token_settings(settings), subject, scopes=(ADMIN,) if admin else (), ttl_s=ttl_s)
+
+
+def as_environment(settings: Settings) -> dict[str, str]:
+    """The settings as another process reads them; only those that differ from their defaults."""
+    changed = settings.model_dump(exclude_defaults=True)
+    return {
+        name.upper(): json.dumps(value) if isinstance(value, dict) else str(value) for name, value in changed.items()
+    }
+
+
+def effective_settings(settings: Settings) -> dict[str, object]:
+    """Every setting in force, for run.json; addresses and secrets left out, they say nothing about the run."""
+    hidden = {"database_url", "rabbitmq_url", "rabbitmq_management_url", "kafka_bootstrap_servers", "jwt_secret"}
+    hidden |= {"history_dir", "crash_at", "topic_prefix", "api_host", "api_port"}
+    return settings.model_dump(exclude=hidden)
