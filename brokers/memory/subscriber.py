@@ -133,16 +133,15 @@ class MemorySubscriber:
         return lane if current else None
 
     def _take(self, max_messages: int) -> list[Delivery]:
-        room = min(max_messages, self._prefetch - sum(len(lane.in_hand) for lane in self._lanes.values()))
-        batch: list[Delivery] = []
         lanes = list(self._lanes.values())
+        in_hand = sum(len(lane.in_hand) for lane in lanes)
+        room = min(max_messages, max(self._prefetch, len(lanes)) - in_hand)
+        batch: list[Delivery] = []
         self._turn += 1
         for number in range(len(lanes)):
             lane = lanes[(number + self._turn) % len(lanes)]
-            # At least one a lane may wait unacked, so a prefetch smaller than the lanes does not starve one.
-            allowed = max(room - len(batch), 0 if lane.in_hand or len(batch) >= max_messages else 1)
-            for offset in lane.next_offsets(self._store, allowed, self._takes, self._member.group):
-                batch.append(self._hand_over(lane, offset))
+            offsets = lane.next_offsets(self._store, room - len(batch), self._takes, self._member.group)
+            batch += [self._hand_over(lane, offset) for offset in offsets]
         return batch
 
     def _hand_over(self, lane: "_Lane", offset: int) -> Delivery:
