@@ -147,7 +147,7 @@ def _recoveries(scenario: str, kafka: list[Result], rabbitmq: list[Result]) -> l
         for fault in faults
         if (
             sentence := _compared(
-                f"In {scenario}, after {fault}, messages were confirmed and applied again",
+                f"In {scenario}, after {fault}, messages were confirmed and applied again after",
                 "s",
                 kafka,
                 rabbitmq,
@@ -178,17 +178,13 @@ def _compared(
     """One sentence with both medians, and the ratio only with an interval; None where a side has no value."""
     ours = [found for run in kafka if (found := value(run)) is not None]
     theirs = [found for run in rabbitmq if (found := value(run)) is not None]
-    if len(ours) < len(kafka) or len(theirs) < len(rabbitmq):
+    if len(ours) < len(kafka) or len(theirs) < len(rabbitmq) or min(*ours, *theirs) <= 0:
         return None
-    text = f"{what} {_after(what)}{_median(ours):.3g} {unit} on kafka and {_median(theirs):.3g} {unit} on rabbitmq"
+    text = f"{what} {_median(ours):.3g} {unit} on kafka and {_median(theirs):.3g} {unit} on rabbitmq"
     if min(len(ours), len(theirs)) < FEWEST_REPEATS:
         most = max(len(ours), len(theirs))
         return f"{text}, measured {'once' if most == 1 else 'too seldom for an interval'}: no difference is claimed."
     return f"{text}; kafka over rabbitmq: {median_ratio(ours, theirs)}."
-
-
-def _after(what: str) -> str:
-    return "" if what.endswith("within") else "after "
 
 
 def _median(values: Sequence[float]) -> float:

@@ -7,6 +7,7 @@ import typer
 
 from analysis.checkers.evidence import Moment, find_id, lives
 from analysis.checkers.facts import load
+from analysis.rendering.report import render
 from analysis.verdict import compute_verdict, differences, stored_verdict
 from history.reader import BrokenHistory
 
@@ -17,6 +18,7 @@ def register(app: typer.Typer) -> None:
     """Add the commands to the lead command line."""
     app.command()(verify)
     app.command()(explain)
+    app.command()(report)
 
 
 def verify(folder: Folder) -> None:
@@ -65,6 +67,19 @@ def explain(
         typer.echo(str(error), err=True)
         raise typer.Exit(2) from error
     typer.echo(life_text(event_id, moments))
+
+
+def report(
+    folders: Annotated[list[Path], typer.Argument(exists=True, file_okay=False, help="Runs' folders.")],
+    out: Annotated[Path, typer.Option(help="The HTML file; Markdown and charts are written beside it.")],
+) -> None:
+    """Write one self-contained report of these runs."""
+    try:
+        written = render(folders, out)
+    except BrokenHistory as error:
+        typer.echo(str(error), err=True)
+        raise typer.Exit(2) from error
+    typer.echo(f"{written} ({written.stat().st_size / 1024:,.0f} KiB)")
 
 
 def life_text(event_id: str, moments: list[Moment]) -> str:

@@ -1,0 +1,1 @@
+"""Results to HTML, Markdown and SVG. Computes nothing: figures come from `verdict.json`, sentences from `findings`."""

@@ -1,0 +1,187 @@
+"""The report's charts as SVG text that follows the reader's theme: light or dark, on the page or as a file.
+
+Drawn by Vega-Lite without a browser. Colours are drawn as the light theme's and redefined by a style rule in dark, so
+one picture serves both. Lines differ by dash as well as colour.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import Any
+
+import altair
+import vl_convert
+
+from analysis.findings import Result
+
+INK, GRID, BAND = "#24292f", "#d8dee4", "#f3d9d6"
+BROKER_COLOURS = {"kafka": "#0b62c4", "rabbitmq": "#b34700", "memory": "#6639ba"}
+OTHER_COLOUR = "#57606a"
+DARK = {
+    INK: "#d5dbe1",
+    GRID: "#3b434c",
+    BAND: "#5a2d2b",
+    "#0b62c4": "#6cb0ff",
+    "#b34700": "#ff9d57",
+    "#6639ba": "#bc9cff",
+    OTHER_COLOUR: "#9aa4ae",
+}
+
+DARK_RULES = "".join(
+    f'svg.chart [fill="{light}"]{{fill:{dark}}}svg.chart [stroke="{light}"]{{stroke:{dark}}}'
+    for light, dark in DARK.items()
+)
+"""For `@media (prefers-color-scheme: dark)`."""
+
+WIDTH = 620
+
+
+def over_time(runs: Sequence[Result], column: str, title: str, unit: str, log: bool = False) -> str:
+    """One line a run; time counts from its first fault (else from the load), so that brokers are aligned there."""
+    rows: list[dict[str, Any]] = []
+    bands: list[dict[str, Any]] = []
+    for run in runs:
+        series, faults = run.verdict["series"], run.verdict["faults"]
+        zero = faults[0]["from_s"] if faults else 0.0
+        for t_s, value in zip(series.get("t_s", []), series.get(column, []), strict=True):
+            if value is not None and (not log or value > 0):
+                rows.append({"t": t_s - zero, "value": value, "broker": run.broker, "run": run.name})
+        for fault in faults:
+            end = fault["to_s"] if fault["to_s"] is not None else fault["from_s"] + 0.2
+            bands.append({"from": fault["from_s"] - zero, "to": end - zero, "fault": fault["fault"]})
+    if not rows:
+        return ""
+    when = "seconds after the fault" if bands else "seconds after the load began"
+    scale = altair.Scale(type="log") if log else altair.Scale(zero=True)
+    lines = (
+        altair.Chart(_data(rows))
+        .mark_line(interpolate="linear", strokeWidth=2)
+        .encode(
+            x=altair.X("t:Q", title=when),
+            y=altair.Y("value:Q", title=unit, scale=scale),
+            detail="run:N",
+            **_by_broker(rows),
+        )
+    )
+    layers: list[Any] = [lines]
+    if bands:
+        # The longest band a fault covers what it did to either broker; each run's own times stand in the table.
+        layers.insert(
+            0,
+            altair.Chart(_data(bands))
+            .mark_rect(color=BAND, opacity=0.5)
+            .encode(x=altair.X("from:Q", title=when), x2="to:Q"),
+        )
+    return _svg(altair.layer(*layers).properties(width=WIDTH, height=200), title)
+
+
+def percentiles(runs: Sequence[Result], stage: str, title: str) -> str:
+    """Latency against how rare it is, both logarithmic: 90 %, 99 %, 99.9 % are equally far apart."""
+    rows = [
+        {"rarity": 100 / (100 - percentile), "ms": ms, "broker": run.broker, "run": run.name}
+        for run in runs
+        for percentile, ms in run.verdict["curves"].get(stage, [])
+        if ms > 0
+    ]
+    if not rows:
+        return ""
+    labels = "'p' + format(100 - 100 / datum.value, '.6~r')"
+    ticks = [1, 2, 10, 100, 1000, 10000]
+    furthest = max(row["rarity"] for row in rows)
+    chart = (
+        altair.Chart(_data(rows))
+        .mark_line(strokeWidth=2, point=True)
+        .encode(
+            x=altair.X(
+                "rarity:Q",
+                title="percentile",
+                scale=altair.Scale(type="log"),
+                axis=altair.Axis(values=[tick for tick in ticks if tick <= furthest], labelExpr=labels),
+            ),
+            y=altair.Y("ms:Q", title="ms", scale=altair.Scale(type="log")),
+            detail="run:N",
+            **_by_broker(rows),
+        )
+        .properties(width=WIDTH, height=220)
+    )
+    return _svg(chart, title)
+
+
+def stages(runs: Sequence[Result], names: Sequence[str], title: str) -> str:
+    """Where a message's time goes: from p50 to p99 of each stage, one bar a run, on a logarithmic axis."""
+    rows = [
+        {"stage": stage.replace("_", " "), "from": found["p50"], "to": found["p99"], "broker": run.broker,
+         "run": run.name}
+        for run in runs
+        for stage in names
+        if (found := run.verdict["latency_ms"].get(stage)) and found["p50"] > 0
+    ]  # fmt: skip
+    if not rows:
+        return ""
+    chart = (
+        altair.Chart(_data(rows))
+        .mark_bar(height={"band": 0.6})
+        .encode(
+            x=altair.X("from:Q", title="ms, from p50 to p99", scale=altair.Scale(type="log")),
+            x2="to:Q",
+            y=altair.Y("stage:N", title=None, sort=[name.replace("_", " ") for name in names]),
+            yOffset="run:N",
+            color=_by_broker(rows)["color"],
+        )
+        .properties(width=WIDTH - 80, height=altair.Step(14))
+    )
+    return _svg(chart, title)
+
+
+def _data(rows: Sequence[Mapping[str, Any]]) -> Any:
+    return altair.Data(values=list(rows))  # type: ignore[no-untyped-call]
+
+
+def _by_broker(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    names = sorted({row["broker"] for row in rows})
+    colours = [BROKER_COLOURS.get(name, OTHER_COLOUR) for name in names]
+    dashes = [[1, 0], [6, 3], [2, 2], [8, 2, 2, 2]]
+    legend = altair.Legend(title=None, orient="top")
+    return {
+        "color": altair.Color("broker:N", scale=altair.Scale(domain=names, range=colours), legend=legend),
+        "strokeDash": altair.StrokeDash(
+            "broker:N",
+            scale=altair.Scale(domain=names, range=[dashes[n % len(dashes)] for n in range(len(names))]),
+            legend=legend,
+        ),
+    }
+
+
+def _svg(chart: Any, title: str) -> str:
+    configured = chart.configure(background="transparent", font="sans-serif").configure_view(stroke=GRID)
+    configured = configured.configure_axis(
+        labelColor=INK, titleColor=INK, gridColor=GRID, domainColor=GRID, tickColor=GRID, titleFontWeight="normal"
+    ).configure_legend(labelColor=INK, titleColor=INK)
+    return _titled(vl_convert.vegalite_to_svg(configured.to_dict()), title)
+
+
+def _titled(svg: str, title: str) -> str:
+    """Name the picture for those who cannot see it, and let it shrink with the page."""
+    head = re.compile(r"<svg [^>]*>")
+    box = re.search(r'viewBox="([^"]*)"', svg)
+    if box is None:
+        raise ValueError("the chart library drew no picture with a view box")
+    width = box.group(1).split()[2]
+    name = escape(title)
+    opening = (
+        f'<svg xmlns="http://www.w3.org/2000/svg" class="chart" viewBox="{box.group(1)}" role="img" '
+        f'style="width:100%;max-width:{width}px;height:auto" aria-label="{name}"><title>{name}</title>'
+    )
+    # Every mark would be announced one by one; the label above and the tables beside speak instead.
+    inner = re.sub(r' (?:role|aria-[a-z]+|tabindex)="[^"]*"', "", head.sub("", svg, count=1))
+    # Ids are shared by all pictures of a page.
+    mark = re.sub(r"[^a-z0-9]+", "-", title.lower())
+    inner = re.sub(r'id="([^"]+)"', rf'id="{mark}-\1"', inner)
+    inner = re.sub(r"url\(#([^)]+)\)", rf"url(#{mark}-\1)", inner)
+    return opening + inner
+
+
+def standalone(svg: str) -> str:
+    """The same picture as a file of its own, with the dark colours inside."""
+    style = f"<style>@media (prefers-color-scheme: dark){{{DARK_RULES}}}</style>"
+    return svg.replace("</title>", f"</title>{style}", 1)
