@@ -3,7 +3,9 @@
 from dataclasses import dataclass
 from random import Random
 
+import psycopg
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 
 @dataclass(frozen=True)
@@ -37,8 +39,9 @@ PRESETS = {
     "article-s4": RetryPolicy(tries=3, first_delay_s=1.0, factor=1.0, jitter=False),
 }
 
-_TRANSIENT_CLASSES = ("08", "40", "53", "57P", "58", "55P03")
-"""SQLSTATE: connection, rollback (deadlock, serialization), resources, operator intervention, system, lock."""
+_TRANSIENT = ("08", "40", "53", "57P", "57014", "58", "55P03", "25P")
+"""SQLSTATE: connection, rollback (deadlock, serialization), resources, operator intervention, cancelled statement,
+system, lock not available, idle or whole transaction timed out."""
 
 _WRONG_SCHEMA = ("42P01", "42703", "42501", "3F000")
 """Undefined table, column or schema, no privilege: a deployment's fault, and it would fail every message."""
@@ -46,12 +49,12 @@ _WRONG_SCHEMA = ("42P01", "42703", "42501", "3F000")
 
 def is_transient(error: BaseException) -> bool:
     """The database, not a message, made this fail: repeat the whole batch, count no attempt."""
-    if not isinstance(error, DBAPIError):
-        return False
-    if error.connection_invalidated:
+    if isinstance(error, PoolTimeout):
         return True
-    state: str | None = getattr(error.orig, "sqlstate", None)
-    if state is None:
+    cause = error.orig if isinstance(error, DBAPIError) else error
+    if not isinstance(cause, psycopg.Error):
+        return False
+    if cause.sqlstate is None:
         # psycopg has no state where it never got an answer: the connection was refused, or was lost.
-        return type(error.orig).__name__ in ("OperationalError", "InterfaceError")
-    return state.startswith(_TRANSIENT_CLASSES + _WRONG_SCHEMA)
+        return isinstance(cause, psycopg.OperationalError | psycopg.InterfaceError)
+    return cause.sqlstate.startswith(_TRANSIENT + _WRONG_SCHEMA)

@@ -8,25 +8,28 @@ Not here: what an effect is (`handlers`), how ids are claimed (`claims`), what b
 
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import count
 from random import Random
 from threading import Event
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol, TypeVar
 
 from sqlalchemy import Connection, Engine
 
-from core.inbox.claims import Claims
-from core.inbox.handlers import Decode, EventSink, GroupHandler, HandlerBroken, Ignored, NoSink, Poison
+from core.inbox.handlers import Decode, EventSink, GroupHandler, Poison
 from core.inbox.held_keys import HeldKeys, KeyHeld, NothingHeld
 from core.inbox.retries import RetryPolicy, is_transient
+from core.inbox.writing import GroupWriting, Written
 from core.journey import NoProbe, Probe, Step
 from core.messaging.envelope import Envelope
 from core.messaging.ports import Delivery, Failure, Subscriber
 from core.storage.tables import MessagingTables
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 DATABASE_AWAY = RetryPolicy(tries=None, first_delay_s=0.05, max_delay_s=2.0)
 """How long to wait before a whole batch is repeated after a deadlock or a lost database."""
@@ -96,15 +99,14 @@ class Worker:
         self.tables = tables
         self.subscriber = subscriber
         self.group = group
-        self.handler = handler
         self.options = options
         self.probe = probe or NoProbe()
-        self.sink = sink or NoSink()
-        self.decode = decode
         self.call_outside = call_outside
         self.on_malformed = on_malformed
         self.random = random or Random()
-        self.claims = Claims(tables, group)
+        self.writing = GroupWriting(
+            tables, group, handler, probe=probe, sink=sink, decode=decode, journal=options.journal
+        )
         self.held_keys = HeldKeys(tables, group) if options.after_dead_letter == "wait" else NothingHeld()
         self.stop: Stop = Event()
         self._first_failed_at: dict[tuple[str, str], datetime] = {}
@@ -112,8 +114,9 @@ class Worker:
     def run(self, stop: Stop) -> None:
         """Until `stop` is set; a batch that was begun is finished, unless the database is away."""
         self.stop = stop
-        while not stop.is_set():
-            self.step()
+        with suppress(_Stopped):
+            while not stop.is_set():
+                self.step()
 
     def step(self) -> int:
         """One batch; how many messages were received."""
@@ -134,7 +137,7 @@ class Worker:
         """Say what was delivered; the malformed ones become dead letters at once."""
         messages = [delivery for delivery in deliveries if delivery.envelope is not None]
         if messages:
-            self.probe.reach(Step.DELIVERED, _ids(messages), group=self.group)
+            self.probe.reach(Step.DELIVERED, ids_of(messages), group=self.group)
         for delivery in deliveries:
             if delivery.envelope is None:
                 if self.on_malformed:
@@ -144,19 +147,7 @@ class Worker:
 
     def apply(self, messages: Sequence[Delivery]) -> Applied:
         """One committed transaction for all of them; repeated whole while the database is the one that fails."""
-        for tries in count(1):
-            try:
-                return self.apply_once(messages)
-            except Exception as error:
-                if not is_transient(error):
-                    raise
-                log.warning(
-                    "database failed, the batch is repeated",
-                    extra={"group": self.group, "messages": len(messages), "tries": tries, "error": str(error)},
-                )
-            if self.stop.wait(DATABASE_AWAY.delay_s(tries, self.random)):
-                break
-        return Applied(())
+        return self._until_the_database_answers(lambda: self.apply_once(messages))
 
     def apply_once(self, messages: Sequence[Delivery]) -> Applied:
         """Seam `inbox`: claim, effects and next events in one transaction. Raises what `is_transient`."""
@@ -168,55 +159,20 @@ class Worker:
             if is_transient(error):
                 raise
             with self.engine.begin() as connection:
+                # What is checked at the commit must fail inside the savepoint of the message it belongs to.
+                connection.exec_driver_sql("SET CONSTRAINTS ALL IMMEDIATE")
                 free, held = self.held_keys.split(connection, messages)
                 free, written, bad = self.write_all_but_the_bad(connection, free)
-        self.tell_applied(written)
+        self.writing.committed(written)
         return Applied(free, [*(Failed(message, KeyHeld(message.key), []) for message in held), *bad])
 
-    def write(self, connection: Connection, messages: Sequence[Delivery]) -> "Written":
-        """In the caller's transaction: claim what is new, have it handled, keep the outcome of each."""
-        envelopes = [message.envelope for message in messages if message.envelope is not None]
-        if not envelopes:
-            return Written()
-        fresh = self.claims.claim(connection, envelopes)
-        if not fresh:
-            return Written()
-        ids = [envelope.id for envelope in fresh]
-        self.probe.reach(Step.CLAIMED, ids, group=self.group)
-        written = self.write_effects(connection, fresh)
-        self.probe.reach(Step.EFFECTED, ids, group=self.group)
-        return written
-
-    def write_effects(self, connection: Connection, fresh: Sequence[Envelope]) -> "Written":
-        """The handler's rows, the journal, why something was ignored, the next events."""
-        if self.decode:
-            fresh = [self.decode(envelope) for envelope in fresh]
-        result = self.handler(connection, fresh)
-        if len(result.done) != len(fresh):
-            raise HandlerBroken(self.group, len(fresh), len(result.done))
-        effects: list[tuple[str, str]] = []
-        ignored: list[tuple[str, Ignored]] = []
-        outcomes: list[str] = []
-        for envelope, done in zip(fresh, result.done, strict=True):
-            if isinstance(done, Ignored):
-                ignored.append((envelope.id, done))
-                outcomes.append("ignored")
-                continue
-            outcomes.append("applied")
-            if isinstance(done, str):
-                effects.append((envelope.id, done))
-            else:
-                effects.extend((envelope.id, name) for name in done)
-        self.claims.ignore(connection, ignored)
-        if self.options.journal:
-            self.claims.journal(connection, effects)
-        if result.publish:
-            self.sink.write(connection, result.publish)
-        return Written([envelope.id for envelope in fresh], outcomes, result.publish)
+    def write(self, connection: Connection, messages: Sequence[Delivery]) -> Written:
+        """In the caller's transaction: claims, effects and next events of those that are new."""
+        return self.writing.write(connection, envelopes_of(messages))
 
     def write_all_but_the_bad(
         self, connection: Connection, messages: Sequence[Delivery]
-    ) -> tuple[list[Delivery], "Written", list[Failed]]:
+    ) -> tuple[list[Delivery], Written, list[Failed]]:
         """Find the bad messages by halves, each half in a savepoint; the rest is written, in order within each key."""
         parts = [list(messages)]
         good: list[Delivery] = []
@@ -246,24 +202,17 @@ class Worker:
                 written = written.and_then(more)
         return good, written, list(failed.values())
 
-    def tell_applied(self, written: "Written") -> None:
-        """After the commit."""
-        if written.publish:
-            self.sink.after_commit(written.publish)
-        if written.ids:
-            self.probe.reach(Step.APPLIED, written.ids, group=self.group, outcomes=written.outcomes)
-
     def ack(self, settled: Sequence[Delivery]) -> None:
         """Their effects are committed: call outside for what they reserved, then let the broker forget them."""
         if not settled:
             return
         if self.call_outside:
-            self.call_outside([message.envelope for message in settled if message.envelope is not None])
+            self.call_outside(envelopes_of(settled))
         if self._first_failed_at:
             for message in settled:
                 self._first_failed_at.pop(_failure_key(message), None)
         self.subscriber.ack(settled)
-        self.probe.reach(Step.ACKED, _ids(settled), group=self.group)
+        self.probe.reach(Step.ACKED, ids_of(settled), group=self.group)
 
     def on_failure(self, failed: Failed) -> Sequence[Delivery]:
         """Seam `on_error`: try again in place, then give up. Returns the messages that may go on now."""
@@ -280,7 +229,7 @@ class Worker:
         first_at = self._first_failed_at.get(_failure_key(delivery), now)
         failure = Failure(_reason(failed.error), delivery.attempts + 1, first_at, now)
         if delivery.envelope is not None:
-            self.held_keys.hold(self.engine, delivery, failure)
+            self._until_the_database_answers(lambda: self.held_keys.hold(self.engine, delivery, failure))
         outcome = self.subscriber.dead_letter(delivery, failure, self.options.dead_letter_timeout_s)
         if not outcome.is_confirmed:
             log.warning(
@@ -301,22 +250,35 @@ class Worker:
             },
         )
         if delivery.envelope is not None:
-            self.probe.reach(Step.APPLIED, _ids([delivery]), group=self.group, outcomes=["dead_lettered"])
+            self.probe.reach(Step.APPLIED, ids_of([delivery]), group=self.group, outcomes=["dead_lettered"])
         return True
 
+    def _until_the_database_answers(self, work: Callable[[], T]) -> T:
+        for tries in count(1):
+            try:
+                return work()
+            except Exception as error:
+                if not is_transient(error):
+                    raise
+                log.warning(
+                    "database failed, the batch is repeated",
+                    extra={"group": self.group, "tries": tries, "error": str(error)},
+                )
+            if self.stop.wait(DATABASE_AWAY.delay_s(tries, self.random)):
+                break
+        raise _Stopped
 
-class Written(NamedTuple):
-    """What a transaction holds that is not yet committed: one outcome an id, and the next events."""
 
-    ids: Sequence[str] = ()
-    outcomes: Sequence[str] = ()
-    publish: Sequence[Envelope] = ()
-
-    def and_then(self, more: "Written") -> "Written":
-        return Written([*self.ids, *more.ids], [*self.outcomes, *more.outcomes], [*self.publish, *more.publish])
+class _Stopped(Exception):
+    """Told to stop while the database is away: nothing was acked, so all of the batch comes again."""
 
 
-def _ids(messages: Sequence[Delivery]) -> list[str]:
+def envelopes_of(messages: Sequence[Delivery]) -> list[Envelope]:
+    """Of the well-formed ones."""
+    return [message.envelope for message in messages if message.envelope is not None]
+
+
+def ids_of(messages: Sequence[Delivery]) -> list[str]:
     return [message.envelope.id for message in messages if message.envelope is not None]
 
 
