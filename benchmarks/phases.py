@@ -156,11 +156,12 @@ class _Run:
         """Wait until nothing is owed, then once more with fresh consumers: what they are not given is not there."""
         self.recorder.phase("drain")
         began_s = time.monotonic()
-        self.drained = self._settle(began_s)
-        if self.drained:
-            self.system.fresh_consumers()
-            self.drained = self._settle(began_s)
-        self.drain_s = time.monotonic() - began_s
+        try:
+            if self._settle(began_s):
+                self.system.fresh_consumers()
+                self.drained = self._settle(began_s)
+        finally:
+            self.drain_s = time.monotonic() - began_s
 
     def check(self) -> None:
         self.show(Moment("check", 5))

@@ -30,7 +30,7 @@ SEAMS: dict[str, tuple[str, ...]] = {
     "ack": ("atomic", "before", "never", "after"),
     "inbox": ("atomic", "off", "exception", "upsert", "record_first", "check_then_act", "two_stage", "lock"),
     "inbox.key": ("group_event", "event"),
-    "on_error": ("retry_dlq", "swallow", "requeue", "forever", "log_only"),
+    "on_error": ("retry_dlq", "swallow", "requeue", "forever", "log-only"),
 }
 """Seam -> values, the default first (systems.md 7.8)."""
 

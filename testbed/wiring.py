@@ -13,6 +13,7 @@ from sqlalchemy import Engine, MetaData
 import brokers.kafka
 import brokers.memory
 import brokers.rabbitmq
+from ablations.consume import Consume, worker_class
 from ablations.publish import SINKS
 from ablations.relay import MakesRelay, Runs, Seams, relay_factory
 from core.api.app import Deps
@@ -150,7 +151,8 @@ def worker(
         retry=PRESETS[settings.retry_policy],
         after_dead_letter=settings.after_dead_letter,
     )
-    return Worker(
+    chosen = Consume(*(settings.seam(name.replace("inbox_key", "inbox.key")) for name in Consume._fields))
+    return worker_class(chosen)(
         database.engine,
         database.messaging,
         subscriber,

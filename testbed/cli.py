@@ -1,0 +1,87 @@
+"""The command line. Exit 0: valid or done; 1: a promise was broken; 2: could not tell or could not run."""
+
+import logging
+import sys
+from collections.abc import Callable
+from typing import Annotated
+
+import typer
+
+from testbed import experiments, judging, roles, services, wiring
+from testbed.settings import SettingError, Settings, read_settings
+
+COULD_NOT_RUN = 2
+
+app = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    help="One shop on Kafka or RabbitMQ, under load and faults, with every message accounted for.",
+    epilog="Start with `testbed doctor`, then `testbed compare --quick`. Settings come from the environment.",
+)
+# doctor.register(app)
+services.register(app)
+experiments.register(app)
+judging.register(app)
+
+
+@app.command()
+def serve() -> None:
+    """Run the HTTP API of the shop. With BROKER=memory: the whole system in one process.
+
+    Example: `eval "$(testbed up --broker kafka --env)" && BROKER=kafka testbed serve`
+    """
+    _role(roles.serve)
+
+
+@app.command()
+def relay() -> None:
+    """Move committed events from the outbox to the broker. Any number of relays may run side by side.
+
+    Example: `BROKER=rabbitmq testbed relay`
+    """
+    _role(roles.relay)
+
+
+@app.command()
+def consume(
+    groups: Annotated[list[str] | None, typer.Argument(help="Consumer groups; all if none is named.")] = None,
+) -> None:
+    """Receive, apply once and acknowledge, for some consumer groups.
+
+    Example: `BROKER=kafka testbed consume inventory-service`
+    """
+    _role(lambda settings: roles.consume(settings, groups or []))
+
+
+@app.command()
+def token(
+    subject: Annotated[str, typer.Argument(help="Whose token: the customer's id.")] = "customer-1",
+    admin: Annotated[bool, typer.Option(help="With the scope `admin`.")] = False,
+) -> None:
+    """Print a token for development, valid for an hour.
+
+    Example: `curl -H "Authorization: Bearer $(testbed token)" http://127.0.0.1:8000/api/v1/orders`
+    """
+    settings = read_settings()
+    typer.echo(wiring.development_token(settings, subject, admin))
+
+
+def _role(run: Callable[[Settings], None]) -> None:
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s", stream=sys.stderr)
+    # Its INFO tells of every frame exchanged at a connection's start.
+    logging.getLogger("pika").setLevel(logging.WARNING)
+    run(read_settings())
+
+
+def main() -> None:
+    """Entry point of the `testbed` command."""
+    try:
+        app()
+    except SettingError as error:
+        typer.echo(str(error), err=True)
+        sys.exit(COULD_NOT_RUN)
+
+
+if __name__ == "__main__":
+    main()
