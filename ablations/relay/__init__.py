@@ -47,6 +47,8 @@ CLAIMS: Mapping[str, Callable[[], Claim] | None] = {
     "skip_locked": SkipLocked,
     "lease": None,
 }
+ROW_BY_ROW = ("none", "lock")
+"""Claims whose relay sends one row, awaits its answer and marks it before the next, as the articles do."""
 CONFIRMS = ("await", "none")
 ORDERS = ("hold_key", "ignore")
 
@@ -55,11 +57,10 @@ class Seams(NamedTuple):
     claim: str = "lease"
     confirm: str = "await"
     order: str = "hold_key"
-    row_by_row: bool = False
 
 
 STRATEGIES: Mapping[str, Seams] = {
-    "outbox-naive": Seams("none", "await", "ignore", row_by_row=True),
+    "outbox-naive": Seams("none", "await", "ignore"),
     "outbox-lock": Seams("lock"),
     "outbox-for-update": Seams("for_update"),
     "outbox-skip-locked": Seams("skip_locked"),
@@ -82,7 +83,7 @@ def relay_factory(seams: Seams) -> MakesRelay:
 
 
 def _polling(make_claim: Callable[[], Claim], seams: Seams, *arguments: Any, **named: Any) -> PollingRelay:
-    return PollingRelay(make_claim(), seams.order == "hold_key", seams.row_by_row, *arguments, **named)
+    return PollingRelay(make_claim(), seams.order == "hold_key", seams.claim in ROW_BY_ROW, *arguments, **named)
 
 
 def _unawaited(
