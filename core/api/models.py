@@ -44,6 +44,13 @@ class OrderRequest(Sent):
     shipping_address: Text | None = Field(default=None, examples=["1 Harbour Street, 04524 Seoul"])
 
 
+class CancelRequest(Sent):
+    reason: Text = Field(examples=["changed my mind"])
+    cancelled_by: (
+        Annotated[str, StringConstraints(min_length=1, max_length=100), AfterValidator(_without_nul)] | None
+    ) = Field(default=None, description="The caller, if left out.")
+
+
 class Given(BaseModel):
     model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True)
 
@@ -65,6 +72,11 @@ class OrderAnswer(Given):
     discount_amount: float
     total_amount: float = Field(examples=[200.00])
     created_at: datetime
+
+
+class OrderPage(Given):
+    orders: list[OrderAnswer]
+    next_before: str | None = Field(description="Ask for `?before=` this to get the next page; null on the last one.")
 
 
 class ProblemAnswer(BaseModel):

@@ -5,22 +5,27 @@ from typing import Annotated, Any
 from uuid import UUID
 
 import orjson
-from fastapi import APIRouter, Header, Request, Response
+from fastapi import APIRouter, Header, Query, Request, Response
 
 from core.api.body import JsonRoute
-from core.api.models import OrderAnswer, OrderRequest, ProblemAnswer
+from core.api.models import CancelRequest, OrderAnswer, OrderPage, OrderRequest, ProblemAnswer
 from core.api.problems import Problem
 from core.api.tokens import TokenSettings, caller_of
 from core.commands.context import Context
-from core.commands.orders import CreateOrder, create_order
+from core.commands.orders import CreateOrder, cancel_order, confirm_order, create_order
 from core.commands.requests import ask_of
 from core.domain.orders import Line
-from core.queries.orders import find_order
+from core.queries.orders import find_order, list_orders
 
 KEY = re.compile(r"[\x21-\x7e]{1,100}")
 PROBLEMS: dict[int | str, dict[str, Any]] = {
     status: {"model": ProblemAnswer, "content": {"application/problem+json": {}}}
     for status in (400, 401, 413, 422, 503)
+}
+
+CHANGE_PROBLEMS: dict[int | str, dict[str, Any]] = {
+    **PROBLEMS,
+    **{status: {"model": ProblemAnswer, "content": {"application/problem+json": {}}} for status in (404, 409)},
 }
 
 
@@ -59,6 +64,34 @@ def orders_router(context: Context, tokens: TokenSettings) -> APIRouter:
         if found is None:
             raise Problem(404, f"There is no order {order_id}.")
         return Response(orjson.dumps(found, default=float), media_type="application/json")
+
+    @router.get("/orders", response_model=OrderPage, responses=PROBLEMS)
+    def get_orders(
+        request: Request, limit: Annotated[int, Query(ge=1, le=100)] = 20, before: str | None = None
+    ) -> Response:
+        """The caller's own orders, newest first."""
+        caller = caller_of(tokens, request)
+        older_than = uuid_of(before, "order") if before is not None else None
+        with context.engine.connect() as connection:
+            found = list_orders(connection, context.shop, caller.id, limit + 1, older_than)
+        page = found[:limit]
+        content = {"orders": page, "nextBefore": page[-1]["id"] if len(found) > limit else None}
+        return Response(orjson.dumps(content, default=float), media_type="application/json")
+
+    @router.post("/orders/{order_id}/confirm", response_model=OrderAnswer, responses=CHANGE_PROBLEMS)
+    def post_confirm(request: Request, order_id: str) -> Response:
+        """PENDING becomes CONFIRMED; 409 from any other state."""
+        caller = caller_of(tokens, request)
+        confirm_order(context, uuid_of(order_id, "order"), caller.id, context.new_id())
+        return get_order(request, order_id)
+
+    @router.post("/orders/{order_id}/cancel", response_model=OrderAnswer, responses=CHANGE_PROBLEMS)
+    def post_cancel(request: Request, order_id: str, body: CancelRequest) -> Response:
+        """CANCELLED, unless it is shipped (409). An order that is cancelled already stays as it is."""
+        caller = caller_of(tokens, request)
+        cancelled_by = body.cancelled_by or caller.id
+        cancel_order(context, uuid_of(order_id, "order"), caller.id, context.new_id(), body.reason, cancelled_by)
+        return get_order(request, order_id)
 
     return router
 

@@ -1,18 +1,20 @@
 """What a request may change about an order. Each change is one transaction: order, event and pending row, or none."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import NamedTuple
+from uuid import UUID
 
 import orjson
-from sqlalchemy import Connection, insert, select
+from sqlalchemy import Connection, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from core.commands.context import Context, envelope_of
 from core.commands.requests import Answer, Ask, find_answer, keep_answer
 from core.domain import orders
-from core.domain.orders import Line, Order, Product
-from core.domain.rules import RuleBroken
+from core.domain.events import OrderItem, Raised
+from core.domain.orders import Line, Order, OrderStatus, Product
+from core.domain.rules import RuleBroken, UnknownThing
 from core.storage.shop import ShopTables
 
 
@@ -56,6 +58,64 @@ def create_order(context: Context, command: CreateOrder, correlation_id: str, as
         return given
     context.committed(envelopes)
     return answer
+
+
+def confirm_order(context: Context, order_id: UUID, customer_id: str, correlation_id: str) -> None:
+    """Write CONFIRMED and OrderConfirmed. Raises UnknownThing and ForbiddenState."""
+    _change(context, order_id, customer_id, correlation_id, orders.confirm)
+
+
+def cancel_order(
+    context: Context, order_id: UUID, customer_id: str, correlation_id: str, reason: str, cancelled_by: str
+) -> None:
+    """Write CANCELLED and OrderCancelled, or nothing if it is cancelled. Raises UnknownThing and ForbiddenState."""
+    _change(context, order_id, customer_id, correlation_id, lambda order: orders.cancel(order, reason, cancelled_by))
+
+
+def _change(
+    context: Context,
+    order_id: UUID,
+    customer_id: str,
+    correlation_id: str,
+    decide: Callable[[Order], tuple[Order, Raised | None]],
+) -> None:
+    """Read the order locked, let the domain decide, write state and event."""
+    table = context.shop.orders
+    with context.engine.begin() as connection:
+        order = _load(connection, context.shop, order_id, customer_id)
+        changed, raised = decide(order)
+        if raised is None:
+            return
+        connection.execute(
+            update(table).where(table.c.id == order_id).values(status=changed.status.value, version=changed.version)
+        )
+        envelopes = [envelope_of(raised, context.new_id(), context.now(), correlation_id)]
+        context.write(connection, envelopes)
+    context.committed(envelopes)
+
+
+def _load(connection: Connection, shop: ShopTables, order_id: UUID, customer_id: str) -> Order:
+    """The customer's order, locked until the transaction ends: so its versions have no gaps. Raises UnknownThing."""
+    table, item = shop.orders, shop.order_items
+    row = connection.execute(
+        select(table).where(table.c.id == order_id, table.c.customer_id == customer_id).with_for_update(key_share=True)
+    ).one_or_none()
+    if row is None:
+        raise UnknownThing("order", str(order_id))
+    lines = connection.execute(select(item).where(item.c.order_id == order_id).order_by(item.c.line_no))
+    return Order(
+        id=str(row.id),
+        order_number=str(row.order_number),
+        customer_id=row.customer_id,
+        items=tuple(
+            OrderItem(product_id=i.product_id, seller_id=i.seller_id, quantity=i.quantity, price=i.price) for i in lines
+        ),
+        original_total=row.original_total,
+        discount=row.discount,
+        total_amount=row.total_amount,
+        status=OrderStatus(row.status),
+        version=row.version,
+    )
 
 
 def _given(context: Context, ask: Ask | None) -> Answer | None:

@@ -38,6 +38,26 @@ class OrderCreated(Event, frozen=True, kw_only=True, rename="camel"):
     shipping_address: str | None
 
 
+class OrderConfirmed(Event, frozen=True, kw_only=True, rename="camel"):
+    order_id: str
+    order_number: str
+    customer_id: str
+    original_total_amount: Decimal
+    discount_amount: Decimal
+    total_amount: Decimal
+
+
+class OrderCancelled(Event, frozen=True, kw_only=True, rename="camel"):
+    order_id: str
+    order_number: str
+    customer_id: str
+    original_total_amount: Decimal
+    discount_amount: Decimal
+    total_amount: Decimal
+    reason: str
+    cancelled_by: str
+
+
 class EventType(NamedTuple):
     payload: type[Event]
     aggregate_type: str
@@ -49,6 +69,8 @@ class EventType(NamedTuple):
 
 EVENT_TYPES: Mapping[str, EventType] = {
     "OrderCreated": EventType(OrderCreated, "Order", ORDER_EVENTS, "order.created"),
+    "OrderConfirmed": EventType(OrderConfirmed, "Order", ORDER_EVENTS, "order.confirmed"),
+    "OrderCancelled": EventType(OrderCancelled, "Order", ORDER_EVENTS, "order.cancelled"),
 }
 
 

@@ -1,13 +1,13 @@
 """An order: what makes one valid, which states it may take, and the event each change raises."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from enum import StrEnum
 from typing import NamedTuple
 
-from core.domain.events import OrderCreated, OrderItem, Raised
-from core.domain.rules import InvalidRequest
+from core.domain.events import OrderCancelled, OrderConfirmed, OrderCreated, OrderItem, Raised
+from core.domain.rules import ForbiddenState, InvalidRequest
 
 MAX_LINES = 100
 MAX_QUANTITY = 10_000
@@ -101,6 +101,45 @@ def create(
         shipping_address=shipping_address,
     )
     return order, Raised(order_id, order.version, event)
+
+
+def confirm(order: Order) -> tuple[Order, Raised]:
+    """PENDING becomes CONFIRMED. Raises ForbiddenState from any other state."""
+    if order.status is not OrderStatus.PENDING:
+        raise ForbiddenState("Order", order.id, order.status, "confirmed")
+    changed = replace(order, status=OrderStatus.CONFIRMED, version=order.version + 1)
+    event = OrderConfirmed(
+        order_id=order.id,
+        order_number=order.order_number,
+        customer_id=order.customer_id,
+        original_total_amount=order.original_total,
+        discount_amount=order.discount,
+        total_amount=order.total_amount,
+    )
+    return changed, Raised(order.id, changed.version, event)
+
+
+def cancel(order: Order, reason: str, cancelled_by: str) -> tuple[Order, Raised | None]:
+    """CANCELLED, from any state before SHIPPED; an order that is cancelled already stays as it is, without an event.
+
+    Raises ForbiddenState from SHIPPED and DELIVERED.
+    """
+    if order.status is OrderStatus.CANCELLED:
+        return order, None
+    if order.status in (OrderStatus.SHIPPED, OrderStatus.DELIVERED):
+        raise ForbiddenState("Order", order.id, order.status, "cancelled")
+    changed = replace(order, status=OrderStatus.CANCELLED, version=order.version + 1)
+    event = OrderCancelled(
+        order_id=order.id,
+        order_number=order.order_number,
+        customer_id=order.customer_id,
+        original_total_amount=order.original_total,
+        discount_amount=order.discount,
+        total_amount=order.total_amount,
+        reason=reason,
+        cancelled_by=cancelled_by,
+    )
+    return changed, Raised(order.id, changed.version, event)
 
 
 def _item(number: int, line: Line, catalogue: Mapping[int, Product]) -> OrderItem:

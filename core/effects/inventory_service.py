@@ -1,98 +1,116 @@
-"""inventory-service: hold the stock an order asks for, all of it or none."""
+"""inventory-service: hold the stock an order asks for, keep it when the order is confirmed, put it back when cancelled.
 
-from collections import Counter
+A batch reads and locks what it touches in key order (reservations, then products), is decided in memory, and written
+with one statement a table. An order's events come in order, so a cancellation never overtakes its order.
+"""
+
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from uuid import UUID
 
-from sqlalchemy import Connection, bindparam, select, update
+from sqlalchemy import Connection, bindparam, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 
-from core.domain.events import OrderCreated
+from core.domain.events import Event, OrderCancelled, OrderConfirmed, OrderCreated
+from core.domain.inventory import Reservation, ReservationStatus, Stock, quantities_of
 from core.effects.payloads import read
-from core.inbox.handlers import Done, GroupHandler, HandlerResult
+from core.inbox.handlers import Done, GroupHandler, HandlerResult, Ignored
 from core.messaging.envelope import Envelope
 from core.storage.shop import ShopTables
 
-
-class Wish(NamedTuple):
-    order_id: str
-    quantities: Mapping[int, int]
-    """Product id -> how many, summed over the order's lines."""
+TAKES = frozenset({"OrderCreated", "OrderConfirmed", "OrderCancelled"})
 
 
-def reserve_stock(shop: ShopTables) -> GroupHandler:
-    """The group's handler: locks the products of the whole batch in key order, then writes one statement a table."""
+def keep_stock(shop: ShopTables) -> GroupHandler:
+    """The group's handler."""
 
     def handle(connection: Connection, envelopes: Sequence[Envelope]) -> HandlerResult:
-        wishes = [_wish_of(envelope) for envelope in envelopes]
-        stock = _lock(connection, shop, sorted({product for wish in wishes for product in wish.quantities}))
-        held: list[Wish] = []
-        done: list[Done] = []
-        taken: Counter[int] = Counter()
-        for wish in wishes:
-            if all(stock.get(product, 0) - taken[product] >= count for product, count in wish.quantities.items()):
-                taken.update(wish.quantities)
-                held.append(wish)
-                done.append("stock_held")
-            else:
-                done.append("stock_refused")
-        _write(connection, shop, wishes, held, taken)
+        events = [read(envelope, Event) for envelope in envelopes]
+        stock = _load(connection, shop, events)
+        done = [_decide(stock, event) for event in events]
+        _store(connection, shop, stock)
         return HandlerResult(done)
 
     return handle
 
 
-def _wish_of(envelope: Envelope) -> Wish:
-    event = read(envelope, OrderCreated)
-    quantities: Counter[int] = Counter()
-    for item in event.items:
-        quantities[item.product_id] += item.quantity
-    return Wish(event.order_id, quantities)
+def _decide(stock: Stock, event: Event) -> Done:
+    match event:
+        case OrderCreated():
+            return "stock_held" if stock.reserve(event.order_id, quantities_of(event.items)) else "stock_refused"
+        case OrderConfirmed():
+            return "stock_confirmed" if stock.confirm(event.order_id) else Ignored("nothing is held")
+        case OrderCancelled():
+            return "stock_released" if stock.release(event.order_id, event.reason) else Ignored("nothing is held")
+        case _:
+            return Ignored("not a matter of stock")
 
 
-def _lock(connection: Connection, shop: ShopTables, product_ids: Sequence[int]) -> dict[int, int]:
-    """Stock by product, locked until the transaction ends."""
+def _load(connection: Connection, shop: ShopTables, events: Sequence[Event]) -> Stock:
+    """What the events touch, locked until the transaction ends."""
+    created = [event for event in events if isinstance(event, OrderCreated)]
+    later = [event.order_id for event in events if isinstance(event, (OrderConfirmed, OrderCancelled))]
+    reservations = _reservations(connection, shop, sorted({*later, *(event.order_id for event in created)}))
+    products = {item.product_id for event in created for item in event.items}
+    products.update(product for reservation in reservations.values() for product in reservation.quantities)
     product = shop.product
     rows = connection.execute(
         select(product.c.id, product.c.stock)
-        .where(product.c.id.in_(product_ids))
+        .where(product.c.id.in_(sorted(products)))
         .order_by(product.c.id)
         .with_for_update(key_share=True)
     )
-    return {row.id: row.stock for row in rows}
+    return Stock({row.id: row.stock for row in rows}, reservations)
 
 
-def _write(
-    connection: Connection, shop: ShopTables, wishes: Sequence[Wish], held: Sequence[Wish], taken: Mapping[int, int]
-) -> None:
-    kept = {wish.order_id for wish in held}
-    reservation = shop.stock_reservation
+def _reservations(connection: Connection, shop: ShopTables, order_ids: Sequence[str]) -> dict[str, Reservation]:
+    header, item = shop.stock_reservation, shop.stock_reservation_item
+    headers = connection.execute(
+        select(header).where(header.c.order_id.in_(order_ids)).order_by(header.c.order_id).with_for_update()
+    ).all()
+    if not headers:
+        return {}
+    quantities: dict[UUID, dict[int, int]] = {row.order_id: {} for row in headers}
+    for row in connection.execute(
+        select(item.c.order_id, item.c.product_id, func.sum(item.c.quantity).label("quantity"))
+        .where(item.c.order_id.in_(list(quantities)))
+        .group_by(item.c.order_id, item.c.product_id)
+    ):
+        quantities[row.order_id][row.product_id] = int(row.quantity)
+    return {
+        str(row.order_id): Reservation(ReservationStatus(row.status), row.version, quantities[row.order_id], row.reason)
+        for row in headers
+    }
+
+
+def _store(connection: Connection, shop: ShopTables, stock: Stock) -> None:
+    if stock.touched:
+        _store_reservations(connection, shop, {key: stock.reservations[key] for key in sorted(stock.touched)})
+    if stock.taken:
+        connection.execute(
+            insert(shop.stock_reservation_item),
+            [{"order_id": order_id, "product_id": p, "quantity": count} for order_id, p, count in stock.taken],
+        )
+    changes = [{"product": key, "change": count} for key, count in sorted(stock.delta.items()) if count]
+    if changes:
+        product = shop.product
+        connection.execute(
+            update(product)
+            .where(product.c.id == bindparam("product"))
+            .values(stock=product.c.stock + bindparam("change")),
+            changes,
+        )
+
+
+def _store_reservations(connection: Connection, shop: ShopTables, changed: Mapping[str, Reservation]) -> None:
+    header = shop.stock_reservation
+    given = insert(header)
     connection.execute(
-        insert(reservation).on_conflict_do_update(
-            index_elements=[reservation.c.order_id], set_={"version": reservation.c.version + 1}
+        given.on_conflict_do_update(
+            index_elements=[header.c.order_id],
+            set_={"status": given.excluded.status, "version": given.excluded.version, "reason": given.excluded.reason},
         ),
         [
-            {
-                "order_id": wish.order_id,
-                "status": "HELD" if wish.order_id in kept else "FAILED",
-                "version": 1,
-                "reason": None if wish.order_id in kept else "not enough stock",
-            }
-            for wish in wishes
+            {"order_id": key, "status": value.status.value, "version": value.version, "reason": value.reason}
+            for key, value in changed.items()
         ],
-    )
-    if not held:
-        return
-    connection.execute(
-        insert(shop.stock_reservation_item),
-        [
-            {"order_id": wish.order_id, "product_id": product, "quantity": count}
-            for wish in held
-            for product, count in sorted(wish.quantities.items())
-        ],
-    )
-    product = shop.product
-    connection.execute(
-        update(product).where(product.c.id == bindparam("product")).values(stock=product.c.stock - bindparam("taken")),
-        [{"product": key, "taken": count} for key, count in sorted(taken.items()) if count],
     )

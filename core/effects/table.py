@@ -19,7 +19,7 @@ class Group:
 
 
 GROUPS: Mapping[str, Group] = {
-    "inventory-service": Group(frozenset({"OrderCreated"}), inventory_service.reserve_stock, 100),
+    "inventory-service": Group(inventory_service.TAKES, inventory_service.keep_stock, 100),
 }
 
 

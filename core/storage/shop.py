@@ -70,7 +70,7 @@ def shop_tables(metadata: MetaData, schema: str | None = None) -> ShopTables:
         Column("created_at", DateTime(timezone=True), nullable=False, server_default=func.clock_timestamp()),
         schema=schema,
     )
-    Index("orders_of_customer", orders.c.customer_id, orders.c.created_at.desc())
+    Index("orders_of_customer", orders.c.customer_id, orders.c.id.desc())
     order_items = Table(
         "order_items",
         metadata,

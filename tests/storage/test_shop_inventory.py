@@ -1,9 +1,10 @@
-"""inventory-service on a real PostgreSQL: stock is held whole or not at all, and is conserved."""
+"""inventory-service on a real PostgreSQL: stock is held whole or not at all, kept, put back, and conserved."""
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from decimal import Decimal
+from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -11,15 +12,23 @@ from sqlalchemy import Engine, MetaData, text
 
 from core.commands.catalogue import seed_catalogue
 from core.commands.context import envelope_of, new_uuid7
+from core.domain.events import OrderCancelled, OrderConfirmed, Raised
 from core.domain.orders import Line, Product, create
-from core.effects.inventory_service import reserve_stock
-from core.inbox.handlers import GroupHandler, Poison
+from core.effects.inventory_service import keep_stock
+from core.inbox.handlers import GroupHandler, Ignored, Poison
 from core.messaging.envelope import Envelope
 from core.storage.database import create_database_engine
 from core.storage.schema import create_schema
 from core.storage.shop import shop_tables
 from core.storage.tables import messaging_tables
 
+ORDER: dict[str, Any] = {
+    "order_number": "1001",
+    "customer_id": "c-1",
+    "original_total_amount": Decimal("1.00"),
+    "discount_amount": Decimal("0.00"),
+    "total_amount": Decimal("1.00"),
+}
 CATALOGUE = {number: Product(number, "seller-1", Decimal("100.00")) for number in range(1, 11)}
 
 
@@ -57,7 +66,7 @@ def stock(database: str) -> Iterator[Stock]:
     tables, shop = messaging_tables(metadata), shop_tables(metadata)
     create_schema(engine, metadata, tables)
     seed_catalogue(engine, shop, products=10, stock_each=100)
-    yield Stock(engine, reserve_stock(shop))
+    yield Stock(engine, keep_stock(shop))
     engine.dispose()
 
 
@@ -102,3 +111,49 @@ def test_an_event_that_cannot_be_read_is_poison_and_nothing_of_its_batch_is_writ
     with pytest.raises(Poison, match="OrderCreated"):
         stock.handle(created((1, 1)), broken)
     assert stock.left(1) == 100
+
+
+def follow_up(first: Envelope, event: OrderConfirmed | OrderCancelled, sequence: int = 2) -> Envelope:
+    return envelope_of(Raised(first.key, sequence, event), new_uuid7(), datetime.now(UTC), None)
+
+
+def confirmed(first: Envelope, sequence: int = 2) -> Envelope:
+    return follow_up(first, OrderConfirmed(**ORDER | {"order_id": first.key}), sequence)
+
+
+def cancelled(first: Envelope, sequence: int = 2) -> Envelope:
+    event = OrderCancelled(**ORDER | {"order_id": first.key, "reason": "changed my mind", "cancelled_by": "c-1"})
+    return follow_up(first, event, sequence)
+
+
+def test_a_cancelled_order_puts_its_stock_back_whether_held_or_confirmed(stock: Stock) -> None:
+    one, two = created((1, 5), (2, 1)), created((1, 7))
+    stock.handle(one, two, confirmed(two))
+    assert stock.left(1) == 88
+    assert stock.handle(cancelled(one), cancelled(two, 3)) == ["stock_released", "stock_released"]
+    assert (stock.left(1), stock.left(2)) == (100, 100)
+    assert stock.is_conserved()
+
+
+def test_stock_put_back_in_a_batch_is_there_for_the_orders_after_it(stock: Stock) -> None:
+    one = created((1, 100))
+    done = stock.handle(one, created((1, 1)), cancelled(one), created((1, 100)))
+    assert done == ["stock_held", "stock_refused", "stock_released", "stock_held"]
+    assert stock.left(1) == 0
+    assert stock.is_conserved()
+
+
+def test_nothing_is_confirmed_or_put_back_for_an_order_that_holds_nothing(stock: Stock) -> None:
+    refused, released = created((1, 101)), created((1, 1))
+    stock.handle(refused, released, cancelled(released))
+    later = [confirmed(refused), cancelled(refused, 3), confirmed(released, 3), cancelled(released, 4)]
+    assert stock.handle(*later) == [Ignored("nothing is held")] * 4
+    assert stock.left(1) == 100
+    assert stock.is_conserved()
+
+
+def test_an_order_created_twice_without_an_inbox_takes_its_stock_twice_and_shows_it(stock: Stock) -> None:
+    one = created((1, 2))
+    assert stock.handle(one) + stock.handle(one) == ["stock_held", "stock_held"]
+    assert stock.left(1) == 96
+    assert stock.is_conserved()

@@ -245,3 +245,61 @@ def test_the_api_is_ready_only_while_the_database_answers(api: Api) -> None:
         assert requests.get(f"{url}/health/live", timeout=20).status_code == 200
     finally:
         stop([(server, thread)])
+
+
+def events_of(api: Api, order_id: str) -> list[tuple[str, int]]:
+    with api.engine.connect() as connection:
+        rows = connection.execute(
+            text("SELECT event_type, sequence FROM event WHERE aggregate_id = :id ORDER BY id"), {"id": order_id}
+        )
+        return [(row.event_type, row.sequence) for row in rows]
+
+
+def test_an_order_is_confirmed_once_and_then_cancelled_once(api: Api) -> None:
+    order_id = api.post().json()["id"]
+    path = f"/api/v1/orders/{order_id}"
+    assert api.call("POST", f"{path}/confirm").json()["status"] == "CONFIRMED"
+    assert "CONFIRMED" in problem_of(api.call("POST", f"{path}/confirm"), 409)["detail"]
+    for _ in range(2):
+        assert api.call("POST", f"{path}/cancel", json={"reason": "changed my mind"}).json()["status"] == "CANCELLED"
+    assert events_of(api, order_id) == [("OrderCreated", 1), ("OrderConfirmed", 2), ("OrderCancelled", 3)]
+
+
+def test_another_customer_s_order_can_be_neither_confirmed_nor_cancelled(api: Api) -> None:
+    order_id = api.post().json()["id"]
+    problem_of(api.call("POST", f"/api/v1/orders/{order_id}/confirm", customer="c-2"), 404)
+    problem_of(api.call("POST", f"/api/v1/orders/{order_id}/cancel", customer="c-2", json={"reason": "mine"}), 404)
+    assert events_of(api, order_id) == [("OrderCreated", 1)]
+
+
+def test_of_twenty_concurrent_confirmations_one_succeeds(api: Api) -> None:
+    order_id = api.post().json()["id"]
+    with ThreadPoolExecutor(20) as pool:
+        answers = list(pool.map(lambda _: api.call("POST", f"/api/v1/orders/{order_id}/confirm"), range(20)))
+    assert sorted(answer.status_code for answer in answers) == [200] + [409] * 19
+    assert events_of(api, order_id) == [("OrderCreated", 1), ("OrderConfirmed", 2)]
+
+
+def test_a_customer_pages_through_their_own_orders_newest_first(api: Api) -> None:
+    made = [api.post().json()["id"] for _ in range(5)]
+    api.post(customer="c-2")
+    seen: list[str] = []
+    path = "/api/v1/orders?limit=2"
+    for size in (2, 2, 1):
+        page = api.call("GET", path).json()
+        assert len(page["orders"]) == size
+        seen += [order["id"] for order in page["orders"]]
+        path = f"/api/v1/orders?limit=2&before={page['nextBefore']}"
+    assert page["nextBefore"] is None
+    assert seen == made[::-1]
+
+
+def test_the_openapi_document_shows_every_path_once_with_its_problems(api: Api) -> None:
+    paths = requests.get(f"{api.url}/openapi.json", timeout=20).json()["paths"]
+    assert {path for path in paths if path.startswith("/api/")} == {
+        "/api/v1/orders",
+        "/api/v1/orders/{order_id}",
+        "/api/v1/orders/{order_id}/confirm",
+        "/api/v1/orders/{order_id}/cancel",
+    }
+    assert "409" in paths["/api/v1/orders/{order_id}/cancel"]["post"]["responses"]
