@@ -8,13 +8,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from random import Random
 from statistics import median
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from rich.console import Console
 from rich.table import Table
 
 RESAMPLES = 2_000
 """Bootstrap resamples: the interval's ends move by less than a hundredth from here on."""
+
+
+T = TypeVar("T")
 
 
 class Interval(NamedTuple):
@@ -78,21 +81,32 @@ def compare_rounds(
     Each callable does one round and returns its rate in messages/s. Raises ValueError below 3 rounds (no interval
     can be told) and when a round returns no positive rate: it did nothing, so a ratio would be made up.
     """
+    return result_of(alternate(ours, baseline, rounds, warm_up_rounds), seed, name=name, baseline_name=baseline_name)
+
+
+def alternate(
+    ours: Callable[[], T], baseline: Callable[[], T], rounds: int, warm_up_rounds: int = 1
+) -> list[tuple[T, T]]:
+    """What each pair of rounds returned, ours first in the pair whoever ran first."""
     if rounds < 3:
         raise ValueError(f"{rounds} rounds cannot give an interval; ask for 3 or more")
     for _ in range(warm_up_rounds):
         ours(), baseline()
-    pairs: list[tuple[float, float]] = []
+    pairs: list[tuple[T, T]] = []
     for number in range(rounds):
         if number % 2:
             bare = baseline()
-            rate = ours()
+            pairs.append((ours(), bare))
         else:
-            rate = ours()
-            bare = baseline()
+            pairs.append((ours(), baseline()))
+    return pairs
+
+
+def result_of(pairs: Sequence[tuple[float, float]], seed: int, *, name: str = "", baseline_name: str = "") -> Result:
+    """Medians of rates in messages/s and of their ratios; raises ValueError if a round moved nothing."""
+    for number, (rate, bare) in enumerate(pairs):
         if rate <= 0 or bare <= 0:
             raise ValueError(f"round {number} of {name or 'the bench'} moved nothing: ours {rate}, baseline {bare}")
-        pairs.append((rate, bare))
     ratios = [rate / bare for rate, bare in pairs]
     return Result(
         name=name,
@@ -101,7 +115,7 @@ def compare_rounds(
         baseline_rate_per_s=median(bare for _, bare in pairs),
         ratio=median(ratios),
         interval=bootstrap_median(ratios, seed),
-        rounds=rounds,
+        rounds=len(pairs),
     )
 
 

@@ -10,14 +10,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
-from importlib import import_module
-from typing import Any, NamedTuple, Protocol, cast
+from typing import Any, NamedTuple, Protocol
 from uuid import uuid4
 
 import confluent_kafka
 import pika
 
-from brokers import memory
+from brokers import kafka, memory, rabbitmq
 from brokers.kafka.capabilities import capabilities_of as kafka_capabilities_of
 from brokers.kafka.config import KafkaConfig
 from brokers.memory.capabilities import MEMORY
@@ -59,8 +58,8 @@ def own(topology: Topology) -> Topology:
 def connect(profile: str, address: Mapping[str, str], topology: Topology) -> Broker:
     """`address`: `url`, and for RabbitMQ `management_url`. Nothing is reached yet."""
     kind, _ = PROFILES[profile]
-    config = config_of(profile, address)
-    return cast("Broker", import_module(f"brokers.{kind}.broker").connect(config, topology))
+    adapter = kafka if kind == "kafka" else rabbitmq
+    return adapter.connect(config_of(profile, address), topology)
 
 
 def config_of(profile: str, address: Mapping[str, str]) -> Any:

@@ -1,0 +1,218 @@
+"""Is an adapter as fast as the bare client at the same settings? Publish confirmed, receive and ack, two sizes.
+
+Both sides do the same work in the same process: a topic and a group each, the same lanes, keys and bodies, made
+beforehand; each round publishes and then receives what it published, so no backlog grows. The bare client and the
+vendor's tool are handed in (`Bare`): no adapter is named here. Not here: how rounds become a ratio (`rounds`).
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from itertools import islice
+from typing import Any, NamedTuple
+
+import psutil
+
+from benchmarks.parts.rounds import Result, alternate, as_document, result_of
+from core.messaging.envelope import Envelope
+from core.messaging.ports import Broker, Delivery, Publisher, Subscriber
+from core.messaging.topology import Route, Topology
+
+SIZES_BYTES = (512, 4096)
+TAKE_MESSAGES = 500
+"""How many a receive asks for on both sides, and how many are acked at once."""
+STALL_S = 60.0
+"""A round in which nothing moves for so long has failed."""
+OURS, BARE = "bench-ours", "bench-bare"
+EVENT_KEY = {OURS: "bench.ours", BARE: "bench.bare"}
+KEYS = 1_000
+
+TOPOLOGY = Topology(
+    routes={"OursMade": Route(OURS, EVENT_KEY[OURS]), "BareMade": Route(BARE, EVENT_KEY[BARE])},
+    subscriptions={OURS: frozenset({"OursMade"}), BARE: frozenset({"BareMade"})},
+    partitions=6,
+    # The audit stream would be a second copy on one broker only.
+    audit=False,
+)
+"""One topic and one group a side; give it a prefix of its own with `dataclasses.replace`."""
+
+
+@dataclass(frozen=True)
+class Bare:
+    """The bare client on topic and group `BARE`, kept over the rounds, and the vendor's tool where there is one."""
+
+    name: str
+    publish: Callable[[Sequence[bytes], Sequence[str]], float]
+    """Bodies and their keys -> seconds until all were confirmed."""
+    receive: Callable[[int], float]
+    """Count -> seconds to receive and ack so many, from the first that came."""
+    close: Callable[[], None]
+    vendor_publish_per_s: Callable[[int], float] | None = None
+    """Size in bytes -> messages/s of the vendor's tool on the same broker."""
+    vendor_receive_per_s: Callable[[int], float] | None = None
+
+
+class Rates(NamedTuple):
+    publish_per_s: float
+    receive_per_s: float
+
+
+def run(
+    broker: Broker,
+    bare: Bare,
+    *,
+    sizes_bytes: Sequence[int] = SIZES_BYTES,
+    messages: int = 20_000,
+    batch_messages: int = 5_000,
+    rounds: int = 7,
+    seed: int = 1,
+) -> list[dict[str, Any]]:
+    """The rows of `testbed bench adapter --json`; `broker` was connected with `TOPOLOGY` (and a prefix), undeclared.
+
+    Declares it and deletes it again. The vendor's tool runs once a size, after the rounds.
+    """
+    admin = broker.admin()
+    admin.declare()
+    publisher, subscriber = broker.publisher(), broker.subscriber(OURS)
+    try:
+        rows: list[Result] = []
+        for size_bytes in sizes_bytes:
+            rows += compare(publisher, subscriber, bare, size_bytes, messages, batch_messages, rounds, seed)
+        return [row.as_dict() for row in rows]
+    finally:
+        for thing in (publisher, subscriber, bare):
+            thing.close()
+        admin.delete()
+        admin.close()
+
+
+def compare(
+    publisher: Publisher,
+    subscriber: Subscriber,
+    bare: Bare,
+    size_bytes: int,
+    messages: int,
+    batch_messages: int,
+    rounds: int,
+    seed: int,
+) -> list[Result]:
+    """Publish and receive at one size. A round's first receive is not counted on either side, so a few stay behind."""
+    keys = [f"k-{number % KEYS}" for number in range(messages)]
+    bodies = [b'{"x": "' + b"x" * (size_bytes - 9) + b'"}'] * messages
+    batch = envelopes(keys, bodies)
+    counted = messages - TAKE_MESSAGES
+
+    def ours() -> Rates:
+        publish_s = publish_all(publisher, batch, batch_messages)
+        return Rates(messages / publish_s, receive_rate(subscriber, counted))
+
+    def baseline() -> Rates:
+        publish_s = bare.publish(bodies, keys)
+        return Rates(messages / publish_s, counted / bare.receive(counted))
+
+    pairs = alternate(ours, baseline, rounds)
+    published = result_of(
+        [(mine.publish_per_s, theirs.publish_per_s) for mine, theirs in pairs],
+        seed,
+        name=f"publish-{size_bytes}",
+        baseline_name=bare.name,
+    )
+    received = result_of(
+        [(mine.receive_per_s, theirs.receive_per_s) for mine, theirs in pairs],
+        seed,
+        name=f"receive-{size_bytes}",
+        baseline_name=bare.name,
+    )
+    return [
+        with_vendor(published, bare.vendor_publish_per_s, size_bytes),
+        with_vendor(received, bare.vendor_receive_per_s, size_bytes),
+    ]
+
+
+def with_vendor(result: Result, tool: Callable[[int], float] | None, size_bytes: int) -> Result:
+    return result if tool is None else result.beside_vendor(tool(size_bytes))
+
+
+def envelopes(keys: Sequence[str], bodies: Sequence[bytes]) -> list[Envelope]:
+    at = datetime(2026, 1, 1, tzinfo=UTC)
+    return [
+        Envelope(f"01890000-0000-7000-8000-{number:012x}", OURS, "OursMade", "/shop/bench", key, number + 1, at, body)
+        for number, (key, body) in enumerate(zip(keys, bodies, strict=True))
+    ]
+
+
+def publish_all(publisher: Publisher, batch: Sequence[Envelope], batch_messages: int) -> float:
+    """Seconds until all are confirmed; raises RuntimeError if one is not: its rate would count what is not there."""
+    left = iter(batch)
+    started = time.perf_counter()
+    while part := list(islice(left, batch_messages)):
+        outcomes = publisher.publish(part, STALL_S)
+        if lacking := [outcome for outcome in outcomes if not outcome.is_confirmed]:
+            raise RuntimeError(f"{len(lacking)} of {len(part)} messages were not confirmed, the first: {lacking[0]}")
+    return time.perf_counter() - started
+
+
+def receive_rate(subscriber: Subscriber, count: int) -> float:
+    """Messages/s received and acked, from the end of the first receive on; raises RuntimeError if they do not come."""
+    first = take(subscriber)
+    subscriber.ack(first)
+    received = 0
+    started = time.perf_counter()
+    while received < count:
+        batch = take(subscriber)
+        if malformed := next((delivery for delivery in batch if delivery.envelope is None), None):
+            raise RuntimeError(f"a malformed message in the bench: {malformed.error}")
+        subscriber.ack(batch)
+        received += len(batch)
+    return received / (time.perf_counter() - started)
+
+
+def take(subscriber: Subscriber) -> Sequence[Delivery]:
+    batch = subscriber.receive(TAKE_MESSAGES, STALL_S)
+    if not batch:
+        raise RuntimeError(f"nothing came for {STALL_S:g} s although more was published")
+    return batch
+
+
+def stopped_consumer(
+    broker: Broker, *, backlog_bytes: int = 256 * 1024 * 1024, size_bytes: int = 4096, hold_s: float = 5.0
+) -> dict[str, Any]:
+    """How much this process grows while a subscriber holds its first batch unacked before a backlog: must be bounded.
+
+    `broker` as in `run`. Each figure is in bytes of resident memory; the backlog is many times what should be fetched.
+    """
+    admin = broker.admin()
+    admin.declare()
+    publisher, subscriber = broker.publisher(), broker.subscriber(OURS)
+    try:
+        per_batch = 2_000
+        body = b'"' + b"x" * (size_bytes - 2) + b'"'
+        batch = envelopes([f"k-{number % KEYS}" for number in range(per_batch)], [body] * per_batch)
+        for _ in range(max(1, backlog_bytes // (size_bytes * per_batch))):
+            publish_all(publisher, batch, per_batch)
+        process = psutil.Process()
+        before_bytes = process.memory_info().rss
+        held = take(subscriber)
+        peak_bytes = before_bytes
+        until = time.monotonic() + hold_s
+        while time.monotonic() < until:
+            peak_bytes = max(peak_bytes, process.memory_info().rss)
+            time.sleep(0.05)
+        return {
+            "name": "stopped-consumer",
+            "backlog_bytes": backlog_bytes,
+            "held_messages": len(held),
+            "growth_bytes": peak_bytes - before_bytes,
+            "hold_s": hold_s,
+        }
+    finally:
+        publisher.close()
+        subscriber.close()
+        admin.delete()
+        admin.close()
+
+
+def document(broker_name: str, profile: str, rows: list[dict[str, Any]], memory: dict[str, Any]) -> dict[str, Any]:
+    """What `testbed bench adapter --json` prints: the rows, and how memory behaved before a stopped consumer."""
+    return {**as_document("adapter", broker_name, profile, []), "results": rows, "memory": memory}
