@@ -35,7 +35,6 @@ log = logging.getLogger(__name__)
 
 _TIMEOUT_S = 10.0
 _READ_PREFETCH = 1_000
-_MARKER = "x-audit-marker"
 
 
 class RabbitAdmin:
@@ -54,9 +53,15 @@ class RabbitAdmin:
         self._topology.check()
         with self._channel() as channel:
             self._refuse_other_lanes(channel.connection)
+        self.restore()
+
+    def restore(self) -> None:
+        """Put back what the broker lost of a topology that was declared before."""
+        with self._channel() as channel:
             for name in exchanges_of(self._topology):
                 channel.exchange_declare(name, "direct", durable=True)
-            for plan in queues_of(self._topology, self._config):
+            # Last lanes first: where lane 0 is, all are, also after a declare that was cut short.
+            for plan in reversed(list(queues_of(self._topology, self._config))):
                 channel.queue_declare(plan.name, durable=True, arguments=dict(plan.arguments))
                 for key in plan.routing_keys:
                     channel.queue_bind(plan.name, plan.exchange, key)
@@ -95,7 +100,7 @@ class RabbitAdmin:
                 waiting[lane.topic] += channel.queue_declare(lane.queue, passive=True).method.message_count
                 told[lane.topic] += elsewhere.get(lane.queue, 0)
         return {
-            topic: _lag(ready + max(told[topic], sum(count[topic] for count in own)))
+            topic: Lag(ready + max(told[topic], sum(count[topic] for count in own)), None)
             for topic, ready in waiting.items()
         }
 
@@ -158,19 +163,15 @@ class RabbitAdmin:
             sleep(FIRST_BACKOFF_S)
 
     def _refuse_other_lanes(self, connection: Any) -> None:
-        """A queue of a lane that is beyond the wanted ones would keep its bindings and get no reader."""
+        """Another number of lanes puts keys into other lanes; a lane beyond the wanted ones has no reader."""
         lanes = self._topology.partitions
-        first = [plan for plan in queues_of(self._topology, self._config) if plan.name.endswith(".0")]
-        for plan in first:
-            beyond = f"{plan.name.removesuffix('0')}{lanes}"
-            channel = connection.channel()
-            try:
-                channel.queue_declare(beyond, passive=True)
-            except ChannelClosedByBroker as closed:
-                if closed.reply_code != NOT_FOUND:
-                    raise
-            else:
-                raise TopologyMismatch(plan.name.removesuffix(".0"), "partitions", lanes, f"more than {lanes}")
+        for plan in queues_of(self._topology, self._config):
+            if plan.name.endswith(".0") and _exists(connection, plan.name):
+                name = plan.name.removesuffix(".0")
+                if not _exists(connection, f"{name}.{lanes - 1}"):
+                    raise TopologyMismatch(name, "partitions", lanes, f"fewer than {lanes}")
+                if _exists(connection, f"{name}.{lanes}"):
+                    raise TopologyMismatch(name, "partitions", lanes, f"more than {lanes}")
 
     def _read_stream(self, stream: str, start: str | int | datetime) -> Iterator[Arrival]:
         """Everything confirmed before this call, up to a marker published now, straight into the stream: a count or
@@ -178,17 +179,17 @@ class RabbitAdmin:
         marker = str(uuid4())
         with self._channel() as channel:
             channel.confirm_delivery()
-            properties = pika.BasicProperties(delivery_mode=2, headers={_MARKER: marker})
+            properties = pika.BasicProperties(delivery_mode=2, headers={codec.MARKER: marker})
             channel.basic_publish("", stream, b"", properties, mandatory=True)
             channel.basic_qos(prefetch_count=_READ_PREFETCH)
             arguments = {"x-stream-offset": start}
             for number, (method, found, body) in enumerate(channel.consume(stream, arguments=arguments), 1):
                 headers = {str(name): value for name, value in (found.headers or {}).items()}
-                if headers.get(_MARKER) == marker:
+                if headers.get(codec.MARKER) == marker:
                     break
                 if number % (_READ_PREFETCH // 2) == 0:
                     channel.basic_ack(method.delivery_tag, multiple=True)
-                if _MARKER not in headers:
+                if codec.MARKER not in headers:
                     yield Arrival("", method.delivery_tag, False, method.routing_key, headers, body)
             channel.cancel()
 
@@ -202,7 +203,7 @@ class RabbitAdmin:
                 headers: Any = arrival.properties
                 if types is None or headers.get("cloudEvents_type") in types:
                     behind[lane.topic] += 1
-        return {topic: _lag(count) for topic, count in behind.items()}
+        return {topic: Lag(count, None) for topic, count in behind.items()}
 
     def _unacked_by_management(self, group: str) -> Mapping[str, int]:
         if self._config.management_url is None:
@@ -222,5 +223,13 @@ class RabbitAdmin:
         return {q["name"]: int(q.get("messages_unacknowledged", 0)) for q in queues if q["name"] in names}
 
 
-def _lag(messages: int) -> Lag:
-    return Lag(messages, 0.0 if messages == 0 else None)
+def _exists(connection: Any, queue: str) -> bool:
+    channel = connection.channel()
+    try:
+        channel.queue_declare(queue, passive=True)
+    except ChannelClosedByBroker as closed:
+        if closed.reply_code != NOT_FOUND:
+            raise
+        return False
+    channel.close()
+    return True

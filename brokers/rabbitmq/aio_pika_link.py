@@ -40,6 +40,7 @@ class AioPikaLink:
         self._channel: Any = None
         self._exchanges: dict[str, Any] = {}
         self._sending: set[asyncio.Task[None]] = set()
+        self._acking: set[asyncio.Task[None]] = set()
         self._arrivals: list[Arrival] = []
         self._telling = False
         self._last_tag = 0
@@ -81,7 +82,7 @@ class AioPikaLink:
         self._owner_ended = True
         if self._connection is not None and not self._is_lost:
             with suppress(LinkLost):  # It is as closed as it can be; `abort` ends the rest.
-                self._call(self._connection.close(), timeout_s)
+                self._call(self._close(), timeout_s)
         self.abort()
 
     def abort(self) -> None:
@@ -128,6 +129,11 @@ class AioPikaLink:
         self._connection.close_callbacks.add(self._on_close)
         self._channel = await self._connection.channel(publisher_confirms=confirms, on_return_raises=confirms)
         self._channel.close_callbacks.add(self._on_close)
+
+    async def _close(self) -> None:
+        """Acks first: `close` alone overtakes them."""
+        await asyncio.gather(*self._acking)
+        await self._connection.close()
 
     async def _lock(self, name: str) -> None:
         channel = await self._connection.channel()
@@ -186,13 +192,15 @@ class AioPikaLink:
 
     def _ack(self, tags: Sequence[tuple[int, bool]]) -> None:
         if not self._is_lost:
-            self._loop.create_task(self._ack_all(tags))
+            task = self._loop.create_task(self._ack_all(tags))
+            self._acking.add(task)
+            task.add_done_callback(self._acking.discard)
 
     async def _ack_all(self, tags: Sequence[tuple[int, bool]]) -> None:
         try:
             channel = await self._channel.get_underlay_channel()
             for tag, upto in tags:
-                await channel.basic_ack(tag, multiple=upto, wait=False)
+                await channel.basic_ack(tag, multiple=upto, wait=(tag, upto) == tags[-1])
         except _CLIENT_ERRORS as error:
             self._lose(loss_of(error))
 

@@ -44,7 +44,7 @@ class RabbitBroker:
 
     def _redeclare(self) -> None:
         """The broker lost the topology (a queue or exchange is not there): put it back."""
-        self.admin().declare()
+        self.admin().restore()
 
 
 def connect(config: RabbitConfig, topology: Topology) -> RabbitBroker:

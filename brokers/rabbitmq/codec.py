@@ -19,6 +19,8 @@ PREFIX = "cloudEvents_"
 PUBLISHED_MS = "timestamp_in_ms"
 """The name RabbitMQ's own timestamp interceptor uses; the AMQP property knows whole seconds only."""
 _SCHEMA = "urn:dataschema:"
+MARKER = "x-audit-marker"
+"""Header of what `Admin.read_all` puts at a stream's end to know where to stop; no message of anybody."""
 _FAILURE = "dlq_"
 _ORDER = "header_names"
 _OURS = frozenset({PUBLISHED_MS, _ORDER})

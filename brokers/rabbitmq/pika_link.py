@@ -228,6 +228,9 @@ class PikaLink:
             self._connection.frames_sent += count
 
     def _close(self) -> None:
+        # pika would cancel each consumer first, and the broker would then hand the lane's next messages to another
+        # member before those that are unacked here. Without a cancel they are returned first, in order.
+        self._channel._consumers.clear()
         if self._connection.is_open:
             self._connection.close()
 

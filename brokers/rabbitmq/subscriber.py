@@ -104,7 +104,7 @@ class RabbitSubscriber:
         self._lanes = lanes_of(topology, config, group)
         self._prefetch = max(1, prefetch_messages // max(1, len(self._lanes)))
         self._positions, self._redeclare = positions, redeclare
-        self._takes_all = config.queue_type != "stream" or group == DEAD_LETTER_GROUP
+        self._is_stream = config.queue_type == "stream"
         self._types = topology.subscriptions.get(group, frozenset())
         self._wake = threading.Event()
         self._closed = threading.Event()
@@ -141,7 +141,7 @@ class RabbitSubscriber:
             token = _token(delivery)
             if token.session is session and token.tag in owed:
                 tags[token.tag] = None
-                if self._config.queue_type == "stream":
+                if self._is_stream:
                     self._positions.acked(self.group, owed[token.tag].queue, _stream_offset(token.headers))
         if tags:
             session.link.ack(session.acks_of(list(tags)))
@@ -214,7 +214,7 @@ class RabbitSubscriber:
                 break
             delivery = delivery_of(arrival, lane, session)
             owed[arrival.tag] = lane
-            if not self._takes_all and not self._takes(delivery, lane):
+            if self._is_stream and not self._takes(delivery, lane):
                 passed_over.append(delivery)
             elif waiting and (delivery.topic, delivery.key) in waiting:
                 waiting[delivery.topic, delivery.key].deliveries.append(delivery)
@@ -225,9 +225,11 @@ class RabbitSubscriber:
 
     def _takes(self, delivery: Delivery, lane: Lane) -> bool:
         """A stream holds every type of its topic, and a read from an instant begins with a whole chunk."""
-        if self._positions.is_before_start(self.group, lane.queue, _token(delivery).headers):
+        headers = _token(delivery).headers
+        self._positions.arrived(self.group, lane.queue, _stream_offset(headers))
+        if codec.MARKER in headers or self._positions.is_before_start(self.group, lane.queue, headers):
             return False
-        return delivery.envelope is None or delivery.envelope.type in self._types
+        return delivery.envelope is None or self.group == DEAD_LETTER_GROUP or delivery.envelope.type in self._types
 
     def _holds(self, session: Session, delivery: Delivery) -> bool:
         token = _token(delivery)
@@ -288,11 +290,10 @@ class RabbitSubscriber:
             raise
 
     def _consume(self, session: Session) -> None:
-        is_stream = self._config.queue_type == "stream"
-        ranks = [0] * len(self._lanes) if is_stream else priorities(self._slot(session.link), len(self._lanes))
+        ranks = [0] * len(self._lanes) if self._is_stream else priorities(self._slot(session.link), len(self._lanes))
         for lane, priority in zip(self._lanes, ranks, strict=True):
             arguments: dict[str, Start] = {"x-priority": priority}
-            if is_stream:
+            if self._is_stream:
                 arguments = {"x-stream-offset": self._positions.start(self.group, lane.queue)}
             tag = session.link.consume(lane.queue, self._prefetch, arguments, _CONNECT_TIMEOUT_S)
             session.lanes[tag] = lane
