@@ -37,7 +37,8 @@ def worker_class(chosen: Consume = CONSUME_STRATEGIES["inbox"]) -> type[Worker]:
     parents: list[type[Worker]] = []
     for seam, value in chosen._asdict().items():
         if value not in seams[seam]:
-            raise ValueError(f"{seam.replace('inbox_key', 'inbox.key')}={value} is unknown; allowed: {', '.join(seams[seam])}")
+            name, allowed = seam.replace("inbox_key", "inbox.key"), ", ".join(seams[seam])
+            raise ValueError(f"{name}={value} is unknown; allowed: {allowed}")
         parent = seams[seam][value]
         if parent is not Worker and parent not in parents:
             parents.append(parent)

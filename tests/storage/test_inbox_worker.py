@@ -1,103 +1,20 @@
 """The worker against a real PostgreSQL and the memory broker: what is applied, how often, in which order."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from collections.abc import Sequence
 from threading import Barrier, Event, Thread
 from typing import Any
 
 import pytest
-import uuid_utils
-from sqlalchemy import Connection, Engine, MetaData, create_engine, text
-from sqlalchemy.pool import NullPool
+from sqlalchemy import Connection, text
 
-from brokers.memory.broker import MemoryBroker, connect
-from brokers.memory.config import MemoryConfig
 from core.inbox.handlers import HandlerResult, Ignored, Poison, known_types, one_by_one
 from core.inbox.retries import RetryPolicy
-from core.inbox.worker import Worker, WorkerOptions
+from core.inbox.worker import WorkerOptions
 from core.journey import Step
 from core.messaging.envelope import Envelope
-from core.messaging.topology import DEAD_LETTER_GROUP, Route, Topology
-from core.storage.tables import MessagingTables, messaging_tables
+from tests.storage.inbox_bench import GROUP, Bench, bench, count_it, drain, inbox_database, order
 
-GROUP = "counters"
-TOPOLOGY = Topology(
-    routes={"OrderCreated": Route("orders", "order.created"), "OrderPaid": Route("orders", "order.paid")},
-    subscriptions={GROUP: frozenset({"OrderCreated", "OrderPaid"}), "others": frozenset({"OrderCreated"})},
-    partitions=3,
-)
-QUICK = WorkerOptions(receive_timeout_s=0.05, retry=RetryPolicy(tries=3, first_delay_s=0.01, jitter=False))
-
-
-@dataclass
-class Bench:
-    """A database with the tables, a broker, and what is asked of them in every test."""
-
-    engine: Engine
-    tables: MessagingTables
-    broker: MemoryBroker
-
-    def publish(self, *envelopes: Envelope) -> None:
-        assert all(outcome.is_confirmed for outcome in self.broker.publisher().publish(envelopes, 5.0))
-
-    def worker(self, handler: Any, options: WorkerOptions = QUICK, group: str = GROUP, **more: Any) -> Worker:
-        return Worker(self.engine, self.tables, self.broker.subscriber(group), group, handler, options, **more)
-
-    def rows(self, sql: str) -> list[tuple[Any, ...]]:
-        with self.engine.connect() as connection:
-            return [tuple(row) for row in connection.execute(text(sql))]
-
-    def effects(self, group: str = GROUP) -> list[str]:
-        """Event ids in applied order, once for each effect."""
-        return [
-            str(id)
-            for (id,) in self.rows(f"SELECT event_id FROM effect WHERE consumer_group = '{group}' ORDER BY applied_no")
-        ]
-
-    def letters(self) -> list[tuple[str, str]]:
-        """(event id, reason) of the dead letters the broker holds; a fresh reader each time."""
-        subscriber = self.broker.subscriber(DEAD_LETTER_GROUP)
-        found = subscriber.receive(1_000, 0.05)
-        subscriber.close()
-        return [(d.envelope.id if d.envelope else "", d.failure.reason) for d in found if d.failure]
-
-
-@pytest.fixture
-def bench(database: str) -> Iterator[Bench]:
-    engine = create_engine(database, poolclass=NullPool)
-    metadata = MetaData()
-    tables = messaging_tables(metadata)
-    metadata.create_all(engine)
-    broker = connect(MemoryConfig(), TOPOLOGY)
-    broker.admin().declare()
-    yield Bench(engine, tables, broker)
-    engine.dispose()
-
-
-def order(number: int, key: str = "", type: str = "OrderCreated", sequence: int | None = 1, **more: Any) -> Envelope:
-    return Envelope(
-        id=str(uuid_utils.uuid7()),
-        topic="orders",
-        type=type,
-        source="/shop/Order",
-        key=key or f"order-{number}",
-        sequence=sequence,
-        occurred_at=datetime(2026, 1, 1, tzinfo=UTC),
-        data=str(number).encode(),
-        **more,
-    )
-
-
-def count_it(connection: Connection, envelopes: Sequence[Envelope]) -> HandlerResult:
-    return HandlerResult(["counted"] * len(envelopes))
-
-
-def drain(worker: Worker, quiet_steps: int = 3) -> None:
-    """Work until nothing was received for a while; a retried message is back within its 0.01 to 0.04 s."""
-    quiet = 0
-    while quiet < quiet_steps:
-        quiet = 0 if worker.step() else quiet + 1
+__all__ = ["bench", "inbox_database"]
 
 
 def test_a_message_published_twice_is_applied_once(bench: Bench) -> None:

@@ -1,0 +1,222 @@
+"""Each wrong consumer shows the anomaly its docstring predicts, at its crash point, and none under calm.
+
+A crash is an exception no worker catches; the next worker is the restarted process. Real processes: `tests/chaos`.
+"""
+
+from collections.abc import Sequence
+from contextlib import suppress
+from threading import Barrier, BrokenBarrierError, Thread
+from typing import Any
+
+import pytest
+from sqlalchemy import Connection
+
+from ablations.consume import CONSUME_STRATEGIES, Consume, worker_class
+from ablations.inbox.two_stage import TwoStage
+from core.inbox.handlers import HandlerResult
+from core.inbox.retries import RetryPolicy
+from core.inbox.worker import Worker, WorkerOptions
+from core.journey import Step
+from core.messaging.envelope import Envelope
+from tests.storage.inbox_bench import GROUP, QUICK, Bench, bench, count_it, drain, inbox_database, order
+
+__all__ = ["bench", "inbox_database"]
+
+EVERY_CHOICE = [
+    *(Consume(inbox=value) for value in ("off", "exception", "upsert", "record_first", "check_then_act", "two_stage")),
+    *(Consume(inbox=value) for value in ("lock", "atomic")),
+    *(Consume(ack=value) for value in ("before", "after", "never")),
+    *(Consume(on_error=value) for value in ("swallow", "requeue", "forever", "log-only")),
+    Consume(inbox_key="event"),
+    *CONSUME_STRATEGIES.values(),
+]
+
+
+class Killed(BaseException):
+    """Not an Exception: nothing in a worker may catch it, as nothing can catch SIGKILL."""
+
+
+class CrashAt:
+    """Dies the first time `step` is reached."""
+
+    def __init__(self, step: Step) -> None:
+        self.step: Step | None = step
+
+    def reach(self, step: Step, ids: Sequence[str], *, group: Any = None, outcomes: Any = None) -> None:
+        if step == self.step:
+            raise Killed
+
+
+def run_with_crash(bench: Bench, chosen: Consume, step: Step | None, events: Sequence[Envelope]) -> list[str]:
+    """Effects after a worker that dies at `step` and its successor; two events are in the batch."""
+    bench.publish(*events)
+    build = worker_class(chosen)
+
+    def one(**more: Any) -> Worker:
+        return build(bench.engine, bench.tables, bench.broker.subscriber(GROUP), GROUP, count_it, QUICK, **more)
+
+    if step is not None:
+        doomed = one(probe=CrashAt(step))
+        with pytest.raises(Killed):
+            drain(doomed)
+        doomed.subscriber.close()
+    drain(one())
+    return bench.effects()
+
+
+@pytest.mark.parametrize("chosen", EVERY_CHOICE, ids=lambda chosen: "-".join(chosen))
+def test_under_calm_every_consumer_applies_each_event_once(bench: Bench, chosen: Consume) -> None:
+    events = [order(n) for n in range(5)]
+    assert sorted(run_with_crash(bench, chosen, None, events)) == sorted(e.id for e in events)
+
+
+@pytest.mark.parametrize(
+    ("chosen", "step", "lost", "doubled"),
+    [
+        (Consume(inbox="check_then_act"), Step.EFFECTED, 0, 1),  # P5
+        (Consume(inbox="two_stage"), Step.EFFECTED, 0, 1),  # P5
+        (Consume(inbox="lock"), Step.EFFECTED, 0, 1),  # P5
+        (Consume(inbox="record_first"), Step.CLAIMED, 1, 0),  # P6
+        (Consume(inbox="off"), Step.APPLIED, 0, 3),  # P7
+        (Consume(inbox="upsert"), Step.APPLIED, 0, 1),  # P7
+        (Consume(ack="after"), Step.APPLIED, 0, 3),  # P7
+        (Consume(ack="before", inbox="off"), Step.ACKED, 3, 0),  # P8
+        (Consume(ack="before"), Step.ACKED, 3, 0),  # P8: the inbox cannot help
+        (Consume(ack="never", inbox="off"), Step.DELIVERED, 0, 0),
+        (Consume(inbox="exception"), Step.CLAIMED, 0, 0),
+        (Consume(inbox="exception"), Step.EFFECTED, 0, 0),
+        (Consume(inbox="exception"), Step.APPLIED, 0, 0),
+        *((Consume(), step, 0, 0) for step in (Step.DELIVERED, Step.CLAIMED, Step.EFFECTED, Step.APPLIED, Step.ACKED)),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, tuple) else str(value),
+)
+def test_a_crash_shows_the_predicted_anomaly_and_only_that(
+    bench: Bench, chosen: Consume, step: Step, lost: int, doubled: int
+) -> None:
+    events = [order(n, key="k", sequence=n + 1) for n in range(3)]
+    applied = run_with_crash(bench, chosen, step, events)
+    assert len({e.id for e in events} - set(applied)) == lost
+    assert len(applied) - len(set(applied)) == doubled
+
+
+def test_without_acks_a_restart_delivers_everything_again_and_the_inbox_absorbs_it(bench: Bench) -> None:
+    events = [order(n) for n in range(3)]
+    handed: list[str] = []
+
+    class Notes:
+        def reach(self, step: Step, ids: Sequence[str], *, group: Any = None, outcomes: Any = None) -> None:
+            if step == Step.DELIVERED:
+                handed.extend(ids)
+
+    bench.publish(*events)
+    for _ in range(2):
+        build = worker_class(Consume(ack="never"))
+        subscriber = bench.broker.subscriber(GROUP)
+        drain(build(bench.engine, bench.tables, subscriber, GROUP, count_it, QUICK, Notes()))
+        subscriber.close()
+    assert len(handed) == 6
+    assert sorted(bench.effects()) == sorted(e.id for e in events)
+
+
+@pytest.mark.parametrize(("inbox", "effects"), [("check_then_act", 2), ("two_stage", 2), ("lock", 1), ("atomic", 1)])
+def test_two_workers_with_the_same_event_at_once(bench: Bench, inbox: str, effects: int) -> None:
+    bench.publish(order(1))
+    subscriber = bench.broker.subscriber(GROUP)
+    delivered = subscriber.receive(10, 1.0)
+    both = Barrier(2, timeout=1.0)
+
+    def together(connection: Connection, envelopes: Sequence[Envelope]) -> HandlerResult:
+        # With a lock or a claim the other one never comes: the barrier breaks, and this one goes on.
+        if both.n_waiting == 0 and not both.broken:
+            with suppress(BrokenBarrierError):
+                both.wait()
+        elif not both.broken:
+            both.wait()
+        return count_it(connection, envelopes)
+
+    def apply() -> None:
+        worker_class(Consume(inbox=inbox))(
+            bench.engine, bench.tables, bench.broker.subscriber(GROUP), GROUP, together, QUICK
+        ).apply(delivered)
+
+    threads = [Thread(target=apply) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(bench.effects()) == effects
+
+
+def test_with_the_event_as_the_only_key_the_second_group_loses_its_effects(bench: Bench) -> None:
+    event = order(1)
+    bench.publish(event)
+    for group in (GROUP, "others"):
+        build = worker_class(Consume(inbox_key="event"))
+        drain(build(bench.engine, bench.tables, bench.broker.subscriber(group), group, count_it, QUICK))
+    assert (bench.effects(GROUP), bench.effects("others")) == ([event.id], [])
+
+
+@pytest.mark.parametrize(
+    ("on_error", "applied", "letters", "redelivered"),
+    [
+        ("swallow", [0, 2, 3], 0, False),
+        ("log-only", [0, 2, 3], 0, False),
+        ("requeue", [0, 2, 3], 0, True),
+        ("forever", [0], 0, True),
+        ("retry_dlq", [0, 2, 3], 1, False),
+    ],
+)
+def test_what_becomes_of_a_message_that_always_fails(
+    bench: Bench, on_error: str, applied: list[int], letters: int, redelivered: bool
+) -> None:
+    events = [order(n, key="k", sequence=n + 1) for n in range(4)]
+    bench.publish(*events)
+
+    def refuses(connection: Connection, envelopes: Sequence[Envelope]) -> HandlerResult:
+        if any(e.id == events[1].id for e in envelopes):
+            raise ValueError("no")
+        return count_it(connection, envelopes)
+
+    options = WorkerOptions(receive_timeout_s=0.05, retry=RetryPolicy(tries=2, first_delay_s=0.01, jitter=False))
+    build = worker_class(Consume(on_error=on_error))
+    worker = build(bench.engine, bench.tables, bench.broker.subscriber(GROUP), GROUP, refuses, options)
+    for _ in range(6):
+        worker.step()
+    assert bench.effects() == [events[n].id for n in applied]
+    assert len(bench.letters()) == letters
+    lag = bench.broker.admin().lag(GROUP)["orders"].lag_messages
+    assert (lag > 0) == redelivered
+
+
+def test_requeue_lets_later_messages_of_the_key_overtake(bench: Bench) -> None:
+    events = [order(n, key="k", sequence=n + 1) for n in range(3)]
+    bench.publish(*events)
+    failures = iter(range(3))  # in its batch, again under a savepoint, alone
+
+    def fails_at_first(connection: Connection, envelopes: Sequence[Envelope]) -> HandlerResult:
+        if any(e.id == events[0].id for e in envelopes) and next(failures, None) is not None:
+            raise ValueError("not yet")
+        return count_it(connection, envelopes)
+
+    build = worker_class(Consume(on_error="requeue"))
+    options = WorkerOptions(batch_messages=2, receive_timeout_s=0.05)
+    drain(build(bench.engine, bench.tables, bench.broker.subscriber(GROUP), GROUP, fails_at_first, options))
+    assert sorted(bench.effects()) == sorted(e.id for e in events)
+    assert bench.effects() != [e.id for e in events]
+
+
+def test_two_stage_tells_where_each_answer_came_from(bench: Bench) -> None:
+    events = [order(n) for n in range(4)]
+    bench.publish(events[0])
+    first = bench.worker(count_it)
+    drain(first)
+    first.subscriber.close()
+    bench.publish(*events, events[1])
+    worker = TwoStage(bench.engine, bench.tables, bench.broker.subscriber(GROUP), GROUP, count_it, QUICK)
+    drain(worker)
+    assert worker.found == {"database": 1, "new": 3, "memory": 1}
+
+
+def test_an_unknown_value_is_refused_with_what_is_allowed() -> None:
+    with pytest.raises(ValueError, match=r"on_error=later is unknown; allowed: retry_dlq, swallow"):
+        worker_class(Consume(on_error="later"))

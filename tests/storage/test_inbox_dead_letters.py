@@ -1,0 +1,178 @@
+"""Dead letters become rows, and a row can be redone once: effect, inbox row and closed letter together."""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from threading import Thread
+
+import pytest
+from sqlalchemy import Connection, text
+
+from core.inbox.dead_letters import (
+    CannotRedo,
+    DeadLetterService,
+    GroupSetup,
+    Redone,
+    list_letters,
+    redo,
+    redo_all,
+    show_letter,
+)
+from core.inbox.handlers import HandlerResult, Poison
+from core.inbox.letters import envelope_of, row_of
+from core.inbox.worker import WorkerOptions
+from core.messaging.envelope import Envelope
+from core.messaging.ports import Delivery, Failure
+from core.messaging.topology import DEAD_LETTER_GROUP
+from tests.storage.inbox_bench import GROUP, Bench, bench, count_it, drain, inbox_database, order
+
+__all__ = ["bench", "inbox_database"]
+
+
+def refuse(connection: Connection, envelopes: Sequence[Envelope]) -> HandlerResult:
+    raise Poison(envelopes[0].id, "the gateway's contract is gone")
+
+
+def with_letters(bench: Bench, *events: Envelope, group: str = GROUP) -> None:
+    bench.publish(*events)
+    drain(bench.worker(refuse, group=group))
+    service = DeadLetterService(bench.engine, bench.tables, bench.broker.subscriber(DEAD_LETTER_GROUP), None)
+    while service.step():
+        pass
+
+
+@pytest.fixture
+def cured() -> dict[str, GroupSetup]:
+    return {GROUP: GroupSetup(count_it), "others": GroupSetup(count_it)}
+
+
+def test_a_letter_becomes_one_row_with_all_that_is_known(bench: Bench) -> None:
+    event = order(1, schema_version=3, correlation_id="c-1", headers=(("trace", b"\x00\xff"),))
+    with_letters(bench, event, event)
+    (row,) = list_letters(bench.engine, bench.tables)
+    assert (row["topic"], row["consumer_group"], row["event_id"], row["event_type"], row["key"]) == (
+        "orders",
+        GROUP,
+        event.id,
+        "OrderCreated",
+        "order-1",
+    )
+    assert (row["reason"], row["attempts"]) == ("the gateway's contract is gone", 1)
+    assert envelope_of(dict(row)) == event
+
+
+def test_two_groups_can_give_up_the_same_event(bench: Bench) -> None:
+    event = order(1)
+    with_letters(bench, event)
+    with_letters(bench, group="others")
+    assert [row["consumer_group"] for row in list_letters(bench.engine, bench.tables)] == [GROUP, "others"]
+    assert len(list_letters(bench.engine, bench.tables, group="others")) == 1
+
+
+def test_a_hundred_letters_redone_twice_are_a_hundred_effects(bench: Bench, cured: dict[str, GroupSetup]) -> None:
+    events = [order(n) for n in range(100)]
+    with_letters(bench, *events)
+    first = redo_all(bench.engine, bench.tables, cured)
+    second = redo_all(bench.engine, bench.tables, cured)
+    assert [answer.outcome for answer in first] == [Redone.REDONE] * 100
+    assert second == []
+    assert redo(bench.engine, bench.tables, first[0].letter_id, cured).outcome is Redone.CLOSED
+    assert sorted(bench.effects()) == sorted(e.id for e in events)
+
+
+def test_two_redos_at_the_same_time_apply_once(bench: Bench, cured: dict[str, GroupSetup]) -> None:
+    with_letters(bench, order(1))
+    (row,) = list_letters(bench.engine, bench.tables)
+    answers: list[Redone] = []
+    threads = [
+        Thread(target=lambda: answers.append(redo(bench.engine, bench.tables, row["id"], cured).outcome))
+        for _ in range(4)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(answers) == [Redone.CLOSED] * 3 + [Redone.REDONE]
+    assert len(bench.effects()) == 1
+
+
+def test_a_redo_that_fails_changes_nothing_but_the_reason_and_holds_its_key(bench: Bench) -> None:
+    first, second, other = order(1, key="k"), order(2, key="k", sequence=2), order(3, key="free")
+    with_letters(bench, first, second, other)
+
+    def half_cured(connection: Connection, envelopes: Sequence[Envelope]) -> HandlerResult:
+        connection.execute(
+            text("INSERT INTO effect (consumer_group, event_id, effect) SELECT 'x', gen_random_uuid(), 'x'")
+        )
+        if envelopes[0].id == first.id:
+            raise ValueError("still no price")
+        return count_it(connection, envelopes)
+
+    answers = redo_all(bench.engine, bench.tables, {GROUP: GroupSetup(half_cured)})
+    assert sorted(answer.outcome for answer in answers) == [Redone.FAILED, Redone.REDONE]
+    assert bench.effects() == [other.id]
+    assert bench.rows("SELECT count(*) FROM effect WHERE consumer_group = 'x'") == [(1,)]
+    found = bench.rows(
+        "SELECT event_id, reason, attempts, redone_at IS NULL FROM failed_event WHERE key = 'k' ORDER BY id"
+    )
+    assert sorted(found) == sorted(
+        [
+            (first.id, "ValueError: still no price", 2, True),
+            (second.id, "the gateway's contract is gone", 1, True),
+        ]
+    )
+
+
+def test_a_letter_whose_event_was_applied_meanwhile_is_only_closed(bench: Bench, cured: dict[str, GroupSetup]) -> None:
+    event = order(1)
+    with_letters(bench, event)
+    bench.publish(event)
+    drain(bench.worker(count_it))
+    (answer,) = redo_all(bench.engine, bench.tables, cured)
+    assert answer.outcome is Redone.CLOSED
+    assert bench.effects() == [event.id]
+    assert list_letters(bench.engine, bench.tables) == []
+    assert len(list_letters(bench.engine, bench.tables, with_redone=True)) == 1
+
+
+def test_a_malformed_letter_is_kept_and_cannot_be_redone(bench: Bench, cured: dict[str, GroupSetup]) -> None:
+    now = datetime(2026, 1, 1, tzinfo=UTC)
+    malformed = Delivery(
+        None, "orders", 0, None, error="no id", body=b"\x00{", wire_headers=(("k", b"\xff"),), key="a\0"
+    )
+    row = row_of(malformed, "orders", GROUP, Failure("malformed: no id", 1, now, now))
+    with bench.engine.begin() as connection:
+        connection.execute(bench.tables.failed_event.insert(), row)
+    (answer,) = redo_all(bench.engine, bench.tables, cured)
+    assert answer.outcome is Redone.MALFORMED
+    kept = show_letter(bench.engine, bench.tables, answer.letter_id)
+    assert kept is not None
+    assert bytes(kept["body"]) == b"\x00{"
+
+
+def test_no_such_letter_or_group_is_an_error_that_says_so(bench: Bench) -> None:
+    with_letters(bench, order(1))
+    (row,) = list_letters(bench.engine, bench.tables)
+    with pytest.raises(CannotRedo, match="there is no dead letter 0"):
+        redo(bench.engine, bench.tables, 0, {})
+    with pytest.raises(CannotRedo, match="is of group counters, which is not known here"):
+        redo(bench.engine, bench.tables, row["id"], {})
+
+
+def test_after_the_redo_a_waiting_key_goes_on_in_order(bench: Bench, cured: dict[str, GroupSetup]) -> None:
+    events = [order(n, key="k", sequence=n + 1) for n in range(4)]
+    broken = True
+
+    def sometimes(connection: Connection, envelopes: Sequence[Envelope]) -> HandlerResult:
+        if broken and any(e.id == events[0].id for e in envelopes):
+            raise Poison(events[0].id, "no price")
+        return count_it(connection, envelopes)
+
+    options = WorkerOptions(receive_timeout_s=0.05, after_dead_letter="wait")
+    bench.publish(*events[:3])
+    drain(bench.worker(sometimes, options))
+    assert bench.effects() == []
+    broken = False
+    redo_all(bench.engine, bench.tables, {GROUP: GroupSetup(sometimes)})
+    bench.publish(events[3])
+    drain(bench.worker(sometimes, options))
+    assert bench.effects() == [e.id for e in events]
