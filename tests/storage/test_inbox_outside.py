@@ -1,0 +1,142 @@
+"""Reserve, call, settle: a mail is neither lost nor, with an honoured key, sent twice, wherever the process dies."""
+
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from sqlalchemy import Column, Connection, MetaData, String, Table, text
+
+from core.inbox.claims import delete_old_claims
+from core.inbox.handlers import HandlerResult
+from core.inbox.outside import OutsideCaller, outside_call_table, reserve
+from core.messaging.envelope import Envelope
+from tests.storage.inbox_bench import Bench, bench, count_it, drain, inbox_database, order
+
+__all__ = ["bench", "inbox_database"]
+
+
+class Killed(BaseException):
+    pass
+
+
+class MailServer:
+    """Records every call; honours the idempotency key in `mails`, not in `calls`."""
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+        self.dies: str = ""
+        self.fails = False
+
+    def __call__(self, row: Mapping[str, Any]) -> None:
+        if self.dies == "before":
+            raise Killed
+        if self.fails:
+            raise ConnectionError("mail server away")
+        self.calls.append(row["idempotency_key"])
+        if self.dies == "after":
+            raise Killed
+
+    @property
+    def mails(self) -> set[str]:
+        return set(self.calls)
+
+
+@pytest.fixture
+def mail(bench: Bench) -> Table:
+    table = outside_call_table(MetaData(), "mail", Column("address", String(100), nullable=False))
+    with bench.engine.begin() as connection:
+        connection.execute(text("DROP TABLE IF EXISTS mail"))
+        table.create(connection)
+    return table
+
+
+def reserves(mail: Table) -> Any:
+    def handle(connection: Connection, envelopes: Sequence[Envelope]) -> HandlerResult:
+        rows = [
+            {"idempotency_key": f"{e.key} ORDER_CREATED", "event_id": e.id, "address": "a@b.example"} for e in envelopes
+        ]
+        reserve(connection, mail, rows)
+        return HandlerResult(["mail"] * len(envelopes))
+
+    return handle
+
+
+def statuses(bench: Bench) -> list[Any]:
+    return [status for (status,) in bench.rows("SELECT status FROM mail ORDER BY id")]
+
+
+def test_each_mail_is_sent_once_and_settled_before_the_ack(bench: Bench, mail: Table) -> None:
+    server = MailServer()
+    caller = OutsideCaller(bench.engine, mail, server)
+    first, second = order(1), order(2)
+    bench.publish(first, second, first)
+    drain(bench.worker(reserves(mail), call_outside=caller.call_for))
+    assert sorted(server.calls) == ["order-1 ORDER_CREATED", "order-2 ORDER_CREATED"]
+    assert statuses(bench) == ["SENT", "SENT"]
+    assert caller.sweep() == 0
+
+
+@pytest.mark.parametrize(("dies", "calls"), [("before", 1), ("after", 2)])
+def test_a_crash_around_the_call_is_swept_and_repeats_at_most_the_call(
+    bench: Bench, mail: Table, dies: str, calls: int
+) -> None:
+    server = MailServer()
+    caller = OutsideCaller(bench.engine, mail, server, retry_after_s=0.05)
+    bench.publish(order(1))
+    server.dies = dies
+    worker = bench.worker(reserves(mail), call_outside=caller.call_for)
+    with pytest.raises(Killed):
+        drain(worker)
+    worker.subscriber.close()
+    assert statuses(bench) == ["RESERVED"]
+    server.dies = ""
+    # The redelivery is a repeat for the inbox; its row is not due yet or is called for, the sweeper does the rest.
+    drain(bench.worker(reserves(mail), call_outside=caller.call_for))
+    while statuses(bench) != ["SENT"]:
+        caller.sweep()
+    assert len(server.calls) == calls
+    assert server.mails == {"order-1 ORDER_CREATED"}
+
+
+def test_a_failed_call_keeps_its_row_and_reason_and_does_not_stop_the_worker(bench: Bench, mail: Table) -> None:
+    server = MailServer()
+    server.fails = True
+    caller = OutsideCaller(bench.engine, mail, server, retry_after_s=0.01)
+    bench.publish(order(1))
+    drain(bench.worker(reserves(mail), call_outside=caller.call_for))
+    assert bench.rows("SELECT status, last_error FROM mail") == [("RESERVED", "ConnectionError: mail server away")]
+    server.fails = False
+    while statuses(bench) != ["SENT"]:
+        caller.sweep()
+    assert bench.rows("SELECT last_error FROM mail") == [(None,)]
+
+
+def test_the_sweeper_leaves_a_call_that_is_on_its_way(bench: Bench, mail: Table) -> None:
+    swept: list[int] = []
+
+    def slow(row: Mapping[str, Any]) -> None:
+        swept.append(OutsideCaller(bench.engine, mail, slow).sweep())
+
+    bench.publish(order(1))
+    drain(bench.worker(reserves(mail), call_outside=OutsideCaller(bench.engine, mail, slow).call_for))
+    assert swept == [0]
+    assert statuses(bench) == ["SENT"]
+
+
+def test_one_key_is_reserved_once_whatever_event_asks(bench: Bench, mail: Table) -> None:
+    row = {"idempotency_key": "k", "event_id": "e", "address": "a"}
+    with bench.engine.begin() as connection:
+        assert reserve(connection, mail, [row]) == {"k"}
+        assert reserve(connection, mail, [row | {"event_id": "f"}]) == set()
+        assert reserve(connection, mail, []) == set()
+
+
+def test_old_claims_go_in_small_batches_and_young_ones_stay(bench: Bench) -> None:
+    bench.publish(*(order(n) for n in range(25)))
+    drain(bench.worker(count_it))
+    with bench.engine.begin() as connection:
+        connection.execute(text("UPDATE inbox SET handled_at = handled_at - interval '8 days' WHERE applied_no <= 20"))
+    gone = [delete_old_claims(bench.engine, bench.tables.inbox, timedelta(days=7), at_most_rows=8) for _ in range(4)]
+    assert gone == [8, 8, 4, 0]
+    assert bench.rows("SELECT count(*) FROM inbox") == [(5,)]
