@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 
 from analysis.rendering.report import render
@@ -107,7 +108,7 @@ def compare(
             planned, settings = prepare(cell.scenario.name, cell.broker, cell.seed(seed), sets or [])
             verdicts.append(run_once(planned, settings, folder, provider, board))
             tell(verdicts[-1], folder)
-        written = render([cell.folder(out) for cell in plan], out)
+        written = render([cell.folder(out) for cell in plan], out / "report.html")
     console.print(f"report: {written}")
     raise typer.Exit(max((verdict.exit_code for verdict in verdicts), default=COULD_NOT_RUN))
 
@@ -185,7 +186,7 @@ def run_once(scenario: Scenario, settings: Settings, folder: Path, provider: str
             try:
                 run_experiment(scenario, settings.broker, settings.seed, lab, recorder, folder, show)
             except RunBroken as error:
-                console.print(f"[red]run broken:[/red] {error}")
+                console.print(f"[red]run broken:[/red] {escape(str(error))}")
             finally:
                 lab.close()
     finally:
@@ -200,7 +201,7 @@ def tell(verdict: Verdict, folder: Path) -> None:
     colour = {"valid": "green", "invalid": "red"}.get(verdict.word, "yellow")
     console.print(f"[bold {colour}]{verdict.word}[/] {verdict.fields['scenario']} on {verdict.fields['broker']}")
     for reason in verdict.fields["reasons"]:
-        console.print(f"  because {reason}")
+        console.print(f"  because {escape(reason)}")
     console.print("  " + ", ".join(f"{name} {count}" for name, count in counts.items()))
     console.print(f"  see {folder}; again: testbed verify {folder}")
 

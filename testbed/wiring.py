@@ -15,6 +15,7 @@ import brokers.memory
 import brokers.rabbitmq
 from ablations.consume import Consume, worker_class
 from ablations.publish import SINKS
+from ablations.relay import STRATEGIES as RELAYS
 from ablations.relay import MakesRelay, Runs, Seams, relay_factory
 from core.api.app import Deps
 from core.api.tokens import ADMIN, TokenSettings, mint
@@ -129,7 +130,8 @@ def has_relay(settings: Settings) -> bool:
 
 def relay(settings: Settings, database: Database, broker: Broker, probe: Probe) -> Runs:
     """Seams `relay.claim`, `relay.confirm`, `relay.order`; a naive relay keeps its own pace."""
-    make: MakesRelay = relay_factory(Seams(*(settings.seam(f"relay.{name}") for name in Seams._fields)))
+    chosen = {name.removeprefix("relay."): value for name, value in settings.seams.items() if name.startswith("relay.")}
+    make: MakesRelay = relay_factory(RELAYS.get(settings.publish_strategy, Seams())._replace(**chosen))
     if settings.seam("relay.claim") != "lease":
         return make(database.engine, database.messaging, broker.publisher(), None, probe)
     options = RelayOptions(
