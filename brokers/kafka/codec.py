@@ -4,13 +4,19 @@
 Not here: which topic and lane a record goes to (`publisher`), what a delivery is (`subscriber`).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
+from itertools import chain, repeat
+from operator import itemgetter
+from typing import Any
+
+import orjson
 
 from core.messaging.envelope import Envelope
 from core.messaging.ports import Failure
 
+Header = list[tuple[str, str | bytes | None]]
 Headers = Sequence[tuple[str, str | bytes | None]]
 WireHeaders = Sequence[tuple[str, bytes | None]]
 
@@ -47,37 +53,46 @@ class Malformed(ValueError):
     """Bytes that are no event of ours; the text says what is wrong with them."""
 
 
-def encode(envelope: Envelope) -> list[tuple[str, str | bytes | None]]:
+_NOT_YET = Malformed("not decoded")
+
+
+def encode(envelope: Envelope) -> Header:
     """The record's headers; the client turns text into UTF-8."""
-    (
-        id_,
-        _,
-        type_,
-        source,
-        key,
-        sequence,
-        occurred_at,
-        _,
-        schema_version,
-        correlation_id,
-        causation_id,
-        extra,
-    ) = envelope
-    time = occurred_at.isoformat()
-    headers: list[tuple[str, str | bytes | None]] = [
-        *_constant_headers(source, type_, schema_version),
-        ("ce_id", id_),
-        ("ce_subject", key),
-        ("ce_time", time[:-6] + "Z" if time.endswith("+00:00") else time_text(occurred_at)),
-    ]
-    if sequence is not None:
-        headers.append(("ce_sequence", str(sequence)))
-    if correlation_id is not None:
-        headers.append(("ce_correlationid", correlation_id))
-    if causation_id is not None:
-        headers.append(("ce_causationid", causation_id))
-    # Ours last: among headers of one name the last counts, so no transport header can pass for an attribute.
-    return [*extra, *headers] if extra else headers
+    return next(encode_all([envelope]))
+
+
+def encode_all(batch: Sequence[Envelope]) -> Iterator[Header]:
+    """As `encode`, one list an envelope. By columns: one step for all in C costs a fifth of a loop's."""
+    if not batch:
+        return
+    ids, _, types, sources, keys, sequences, times, _, versions, correlations, causations, extras = zip(
+        *batch, strict=True
+    )
+    for constant, id_, subject, time, sequence, correlation_id, causation_id, extra in zip(
+        map(_constant_headers, sources, types, versions),
+        zip(repeat("ce_id"), ids, strict=False),
+        zip(repeat("ce_subject"), keys, strict=False),
+        zip(repeat("ce_time"), _time_texts(times), strict=False),
+        sequences,
+        correlations,
+        causations,
+        extras,
+        strict=True,
+    ):
+        headers: Header = [*constant, id_, subject, time]
+        if sequence is not None:
+            headers.append(("ce_sequence", str(sequence)))
+        if correlation_id is not None:
+            headers.append(("ce_correlationid", correlation_id))
+        if causation_id is not None:
+            headers.append(("ce_causationid", causation_id))
+        # Ours last: among headers of one name the last counts, so no transport header can pass for an attribute.
+        yield [*extra, *headers] if extra else headers
+
+
+def _time_texts(times: Sequence[datetime]) -> list[bytes]:
+    """RFC 3339 with Z, microseconds kept; orjson writes an instant ten times faster than isoformat."""
+    return orjson.dumps(times, option=orjson.OPT_UTC_Z)[2:-2].split(b'","')
 
 
 @lru_cache(maxsize=4_096)
@@ -92,13 +107,96 @@ def _constant_headers(source: str, type_: str, schema_version: int) -> tuple[tup
     )
 
 
+def decode_all(
+    topic: str, headers: Sequence[WireHeaders | None], keys: Sequence[bytes | None], values: Sequence[bytes | None]
+) -> list[Envelope | Malformed]:
+    """As `decode`, one envelope a record or what is wrong with it, in order. By columns, as `encode_all`."""
+    alike: dict[int, list[int]] = {}
+    for index, found in enumerate(headers):
+        alike.setdefault(len(found or ()), []).append(index)
+    if len(alike) == 1 and (envelopes := _decode_alike(topic, headers, values)) is not None:
+        return envelopes
+    decoded: list[Envelope | Malformed] = [_NOT_YET] * len(headers)
+    for indices in alike.values():
+        envelopes = _decode_alike(topic, [headers[i] for i in indices], [values[i] for i in indices])
+        for index, envelope in zip(
+            indices, envelopes or (_decoded_or_not(topic, headers[i], keys[i], values[i]) for i in indices), strict=True
+        ):
+            decoded[index] = envelope
+    return decoded
+
+
+_LAYOUT = (
+    "ce_specversion",
+    "content-type",
+    "ce_source",
+    "ce_type",
+    "ce_dataschema",
+    "ce_id",
+    "ce_subject",
+    "ce_time",
+    "ce_sequence",
+    "ce_correlationid",
+    "ce_causationid",
+)
+"""What `encode` writes, in its order, where nothing is left out at the end and nothing was put before."""
+
+
+def _decode_alike(
+    topic: str, headers: Sequence[WireHeaders | None], values: Sequence[bytes | None]
+) -> "list[Envelope | Malformed] | None":
+    """Envelopes of records that all hold exactly the first headers of the layout; None if one does not, or is wrong."""
+    width = len(headers[0] or ())
+    if width < 8 or None in values:
+        return None
+    flat = list(chain.from_iterable(chain.from_iterable(found or () for found in headers)))
+    if flat[0::2] != list(_LAYOUT[:width]) * len(headers):
+        return None
+    columns: list[list[Any]] = [flat[2 * number + 1 :: 2 * width] for number in range(width)]
+    texts = bytes.decode
+    nothing = repeat(None)
+    try:
+        constants = list(map(_constants, columns[0], columns[1], columns[3], columns[2], columns[4]))
+        ids = list(map(texts, columns[5]))
+        times = list(map(datetime.fromisoformat, map(texts, columns[7])))
+        if not all(ids) or any(time.tzinfo is not UTC for time in times):
+            return None
+        rows = zip(
+            ids,
+            repeat(topic),
+            map(itemgetter(1), constants),
+            map(itemgetter(0), constants),
+            map(texts, columns[6]),
+            map(int, columns[8]) if width > 8 else nothing,
+            times,
+            values,
+            map(itemgetter(2), constants),
+            map(texts, columns[9]) if width > 9 else nothing,
+            map(texts, columns[10]) if width > 10 else nothing,
+            repeat(()),
+            strict=False,
+        )
+        # tuple.__new__: an Envelope made by its own constructor costs as much as all the rest here.
+        return list(map(tuple.__new__, repeat(Envelope), rows))
+    except (ValueError, TypeError):
+        return None
+
+
+def _decoded_or_not(
+    topic: str, headers: WireHeaders | None, key: bytes | None, value: bytes | None
+) -> Envelope | Malformed:
+    try:
+        return decode(topic, headers, key, value)
+    except Malformed as wrong:
+        return wrong
+
+
 def decode(
     topic: str,
     headers: WireHeaders | None,
     key: bytes | None,
     value: bytes | None,
     is_letter: bool = False,
-    new: Callable[[type[Envelope], tuple[object, ...]], Envelope] = tuple.__new__,
 ) -> Envelope:
     """The envelope as it was published to `topic`; raises Malformed with the reason.
 
@@ -108,47 +206,49 @@ def decode(
         raise Malformed("the record has no value (a tombstone), an event has data")
     found = dict(headers) if headers else {}
     try:
-        constant = _constants(
+        source, type_, schema_version = _constants(
             found["ce_specversion"],
             found["content-type"],
             found["ce_type"],
             found["ce_source"],
             found.get("ce_dataschema"),
         )
-        source, type_, schema_version = constant
         subject = found.get("ce_subject", key)
-        sequence = found.get("ce_sequence")
-        correlation_id = found.get("ce_correlationid")
-        causation_id = found.get("ce_causationid")
-        # `new` is tuple.__new__: an Envelope made by its own constructor costs as much as all the rest here.
-        return new(
-            Envelope,
-            (
-                _id(found["ce_id"]),
-                topic,
-                type_,
-                source,
-                subject.decode(),  # type: ignore[union-attr]  # None raises and is malformed
-                None if sequence is None else int(sequence),
-                _instant(found["ce_time"]),
-                value,
-                schema_version,
-                None if correlation_id is None else correlation_id.decode(),
-                None if causation_id is None else causation_id.decode(),
-                () if headers is None or len(headers) <= len(_KNOWN & found.keys()) else _extra(headers, is_letter),
-            ),
+        if subject is None:
+            raise Malformed("neither ce_subject nor a record key says what fixes its order")
+        return Envelope(
+            id=_id(found["ce_id"]),
+            topic=topic,
+            type=type_,
+            source=source,
+            key=subject.decode(),
+            sequence=_number(found.get("ce_sequence")),
+            occurred_at=_instant(found["ce_time"]),
+            data=value,
+            schema_version=schema_version,
+            correlation_id=_optional_text(found.get("ce_correlationid")),
+            causation_id=_optional_text(found.get("ce_causationid")),
+            headers=_extra(headers or (), is_letter),
         )
     except KeyError as absent:
         raise Malformed(f"header {absent.args[0]} is absent") from absent
     except Malformed:
         raise
-    except (ValueError, AttributeError, TypeError) as wrong:
+    except ValueError as wrong:
         raise Malformed(f"a CloudEvents header cannot be read: {wrong}") from wrong
 
 
 def _extra(headers: WireHeaders, is_letter: bool) -> tuple[tuple[str, bytes], ...]:
     not_extra = _KNOWN | _FAILURE_HEADERS if is_letter else _KNOWN
     return tuple((name, value or b"") for name, value in headers if name not in not_extra)
+
+
+def _number(raw: bytes | None) -> int | None:
+    return None if raw is None else int(raw)
+
+
+def _optional_text(raw: bytes | None) -> str | None:
+    return None if raw is None else raw.decode()
 
 
 def _id(raw: bytes | None) -> str:

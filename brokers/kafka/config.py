@@ -65,7 +65,7 @@ class KafkaConfig:
     """Bound of what the client fetches ahead, a subscriber."""
     retention_s: float = 7 * 24 * 3600.0
     client_id: str = "testbed"
-    extra: Mapping[str, Setting] = field(default_factory=dict)
+    extra: Mapping[str, Setting] = field(default_factory=dict, repr=False)
     """Further librdkafka settings for every client (security.protocol, sasl.*, ssl.*); values that hide are hidden."""
 
     def __post_init__(self) -> None:

@@ -14,7 +14,7 @@ from time import monotonic
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
-from brokers.kafka.codec import Headers, encode
+from brokers.kafka.codec import Headers, encode_all
 from brokers.kafka.config import KafkaConfig
 from brokers.kafka.errors import Connection, error_of, quiet_logger
 from brokers.kafka.topology import broker_topic
@@ -43,7 +43,13 @@ class KafkaPublisher:
 
     def publish(self, batch: Sequence[Envelope], timeout_s: float) -> Sequence[Outcome]:
         topics = {topic: broker_topic(self._topology, topic) for topic in {envelope.topic for envelope in batch}}
-        records = ((topics[envelope.topic], envelope.data, envelope.key, encode(envelope)) for envelope in batch)
+        records = zip(
+            (topics[envelope.topic] for envelope in batch),
+            (envelope.data for envelope in batch),
+            (envelope.key for envelope in batch),
+            encode_all(batch),
+            strict=True,
+        )
         return self.publish_records(records, len(batch), timeout_s)
 
     def publish_records(

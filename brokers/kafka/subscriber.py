@@ -8,19 +8,22 @@ Not here: what a record means (`codec`), how a dead letter is confirmed (`publis
 
 import logging
 from collections.abc import Iterable, Sequence
+from itertools import repeat
+from operator import itemgetter
 from threading import Event, RLock
 from time import monotonic
 from typing import cast
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
-from brokers.kafka.codec import Malformed, decode, encode, failure_headers
+from brokers.kafka.codec import Malformed, decode_all, encode, failure_headers
 from brokers.kafka.config import KafkaConfig
 from brokers.kafka.errors import SILENCE, Connection, error_of, quiet_logger
 from brokers.kafka.lanes import Lane, Token
 from brokers.kafka.publisher import KafkaPublisher
 from brokers.kafka.reading import read_record
 from brokers.kafka.topology import broker_topic, dead_letter_topic, group_id, port_topic
+from core.messaging.envelope import Envelope
 from core.messaging.outcomes import Outcome, refused, unknown
 from core.messaging.ports import Delivery, Failure
 from core.messaging.topology import DEAD_LETTER_GROUP, DEAD_LETTER_SUFFIX, Topology
@@ -29,6 +32,9 @@ log = logging.getLogger(__name__)
 
 SLICE_S = 0.1
 """How long one wait on the client lasts, so that `close` from another thread gets its turn."""
+_PLAIN = (0, None, "", b"", (), None, None, None)
+"""An event's Delivery but for envelope, topic, lane, token and key: attempts, redelivered, error, body, wire_headers |
+failure, failed_group, origin_topic."""
 CONSUME_MESSAGES = 1_000_000
 """The client refuses to hand out more at once."""
 
@@ -190,46 +196,76 @@ class KafkaSubscriber:
             self._forget(list(self._lanes))
 
     def _decoded(self, messages: Sequence[Message]) -> list[Delivery]:
-        deliveries: list[Delivery] = []
-        takes, lanes, new = self._takes, self._lanes, tuple.__new__
-        topic, partition, lane, name = "", -1, None, ""
+        """What is to be handed over of what the client gave, lane by lane in order."""
+        by_lane: dict[tuple[str, int], list[Message]] = {}
         for message in messages:
             if (error := message.error()) is not None:
                 self._on_error(error)
-                continue
-            if message.partition() != partition or message.topic() != topic:
-                topic, partition = message.topic(), message.partition()
-                lane = lanes.get((topic, partition))
-                name = port_topic(self._topology, topic)
-            if lane is None:
-                continue  # It was given away while these lay in the client's queue.
-            offset = message.offset()
-            lane.next_offset = offset + 1
-            if takes is None:
-                lane.unacked[offset] = None
-                deliveries.append(read_record(message, self._topology, Token(lane, offset)))
-                continue
-            try:
-                envelope = decode(name, message.headers(), message.key(), message.value())
-            except Malformed:
-                delivery = read_record(message, self._topology, Token(lane, offset))
             else:
-                if envelope[2] not in takes:
-                    self.passed_over_messages += 1
-                    self._moved.add(lane)
-                    continue
-                # Both tuples are made without their constructors, as on every hot path: (lane, offset) is a Token.
-                delivery = new(
-                    Delivery,
-                    (envelope, name, partition, (lane, offset), 0, None, "", b"", (), envelope[4], None, None, None),
-                )
-            lane.unacked[offset] = None
-            if lane.waiting and lane.join_queue(delivery):
-                continue
-            deliveries.append(delivery)
-        if messages:
+                by_lane.setdefault((message.topic(), message.partition()), []).append(message)
+        deliveries: list[Delivery] = []
+        for place, of_lane in by_lane.items():
+            # No lane: it was given away while these lay in the client's queue.
+            if (lane := self._lanes.get(place)) is not None:
+                deliveries += self._letters(lane, of_lane) if self._takes is None else self._events(lane, of_lane)
+                lane.next_offset = of_lane[-1].offset() + 1
+                if lane.waiting:
+                    deliveries = [d for d in deliveries if _token(d).lane is not lane or not lane.join_queue(d)]
+        if by_lane:
             self._connection.seen()
         return deliveries
+
+    def _events(self, lane: Lane, messages: Sequence[Message]) -> list[Delivery]:
+        topic = port_topic(self._topology, lane.topic)
+        offsets = [message.offset() for message in messages]
+        decoded = decode_all(
+            topic,
+            [message.headers() for message in messages],
+            [message.key() for message in messages],
+            [message.value() for message in messages],
+        )
+        if Malformed in set(map(type, decoded)):
+            return self._events_and_malformed(lane, messages, decoded)
+        envelopes = cast(list[Envelope], decoded)
+        takes = self._takes or frozenset()
+        if not takes.issuperset(map(itemgetter(2), envelopes)):
+            taken = [(offset, event) for offset, event in zip(offsets, envelopes, strict=True) if event[2] in takes]
+            self._pass_over(lane, len(messages) - len(taken))
+            offsets, envelopes = [offset for offset, _ in taken], [event for _, event in taken]
+        lane.unacked.update(zip(offsets, repeat(None), strict=False))
+        # Deliveries are made by columns and without their constructor, as the envelopes are: this is the hot path.
+        columns = (
+            envelopes,
+            repeat(topic),
+            repeat(lane.partition),
+            map(Token._make, zip(repeat(lane), offsets, strict=False)),
+            *map(repeat, _PLAIN[:5]),
+            map(itemgetter(4), envelopes),
+            *map(repeat, _PLAIN[5:]),
+        )
+        return list(map(tuple.__new__, repeat(Delivery), zip(*columns, strict=False)))
+
+    def _events_and_malformed(
+        self, lane: Lane, messages: Sequence[Message], envelopes: Sequence[Envelope | Malformed]
+    ) -> list[Delivery]:
+        deliveries = []
+        for message, envelope in zip(messages, envelopes, strict=True):
+            if isinstance(envelope, Envelope) and envelope.type not in (self._takes or ()):
+                self._pass_over(lane, 1)
+                continue
+            lane.unacked[message.offset()] = None
+            delivery = read_record(message, self._topology, Token(lane, message.offset()))
+            # What came on the wire is kept for the malformed ones only.
+            deliveries.append(delivery if delivery.envelope is None else delivery._replace(body=b"", wire_headers=()))
+        return deliveries
+
+    def _letters(self, lane: Lane, messages: Sequence[Message]) -> list[Delivery]:
+        lane.unacked.update(zip(map(Message.offset, messages), repeat(None), strict=False))
+        return [read_record(message, self._topology, Token(lane, message.offset())) for message in messages]
+
+    def _pass_over(self, lane: Lane, count: int) -> None:
+        self.passed_over_messages += count
+        self._moved.add(lane)
 
     def _assigned(self, _: Consumer, places: Sequence[TopicPartition]) -> None:
         for place in places:
