@@ -22,7 +22,7 @@ from uuid import uuid4
 from brokers.rabbitmq.codec import Outgoing
 from brokers.rabbitmq.config import RabbitConfig
 from brokers.rabbitmq.errors import NOT_FOUND, Loss, largest_taken_bytes
-from brokers.rabbitmq.links import Arrival, Link, LinkLost, opened_link, remaining_s
+from brokers.rabbitmq.links import Arrival, Link, LinkLost, Listener, opened_link, remaining_s
 from core.messaging.outcomes import CONFIRMED, Outcome, refused, unknown
 
 log = logging.getLogger(__name__)
@@ -61,9 +61,15 @@ class Answers:
 
 
 class Sender:
-    def __init__(self, config: RabbitConfig, name: str, redeclare: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        config: RabbitConfig,
+        name: str,
+        redeclare: Callable[[], None],
+        open_link: Callable[[RabbitConfig, Listener, bool, float], Link] = opened_link,
+    ) -> None:
         """`name` starts the fence's name; `redeclare` puts back a topology that the broker lost."""
-        self._config, self._redeclare = config, redeclare
+        self._config, self._redeclare, self._open_link = config, redeclare, open_link
         self._fence = f"{name}.{uuid4()}"
         self._link: Link | None = None
         self._answers = Answers()
@@ -127,7 +133,7 @@ class Sender:
         if self._link is not None:
             return self._link
         answers = Answers()
-        link = opened_link(self._config, answers, self._config.confirms, max(0.05, remaining_s(deadline)))
+        link = self._open_link(self._config, answers, self._config.confirms, max(0.05, remaining_s(deadline)))
         try:
             if not link.lock(self._fence, max(0.05, remaining_s(deadline))):
                 raise LinkLost(Loss(0, "the broker has not yet ended this publisher's last connection"))

@@ -1,0 +1,114 @@
+"""An envelope as an AMQP message and back, byte by byte the same as pika reads it."""
+
+from datetime import UTC, datetime
+
+import pytest
+from cloudevents.core.bindings.amqp import AMQPMessage, from_amqp
+from cloudevents.core.formats.json import JSONFormat
+from pika import data as pika_tables
+from pika import spec
+
+from brokers.rabbitmq import codec
+from brokers.rabbitmq.pika_link import headers_in
+from core.messaging.envelope import Envelope
+from core.messaging.ports import Failure
+
+AT = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
+EVENT = Envelope(
+    "0190aaaa-0000-7000-8000-000000000001", "orders", "OrderCreated", "/shop/order", "żółw-1", 7, AT, b'{"a":1}', 3,
+    "c-1", None, (("z", b"\xff\x00"), ("a", b"text")),
+)  # fmt: skip
+
+
+def wire(envelope: Envelope) -> dict[str, object]:
+    return codec.decode_table(codec.encode_table(codec.headers_of(envelope, 1_700_000_000_000)), 0)[0]
+
+
+def test_an_envelope_comes_back_as_it_was() -> None:
+    assert codec.envelope_of(wire(EVENT), EVENT.data, "orders") == EVENT
+
+
+def test_an_envelope_without_optional_attributes_comes_back_as_it_was() -> None:
+    bare = Envelope("i", "orders", "T", "/shop/order", "k", None, AT, b"")
+    assert codec.envelope_of(wire(bare), b"", "orders") == bare
+
+
+def test_headers_that_the_broker_sorted_come_back_in_the_publishers_order() -> None:
+    by_name = dict(sorted(wire(EVENT).items()))
+    assert codec.envelope_of(by_name, EVENT.data, "orders").headers == EVENT.headers
+
+
+def test_bytes_that_a_stream_hands_back_as_text_are_bytes_again() -> None:
+    as_text = {name: "text" if value == b"text" else value for name, value in wire(EVENT).items()}
+    assert codec.envelope_of(as_text, EVENT.data, "orders").headers == EVENT.headers
+
+
+def test_pika_reads_the_table_that_we_write() -> None:
+    table = codec.encode_table(codec.headers_of(EVENT, 1_700_000_000_000))
+    assert pika_tables.decode_table(table, 0) == (wire(EVENT), len(table))
+
+
+def test_a_table_with_kinds_that_we_never_write_is_read_too() -> None:
+    pieces: list[bytes] = []
+    headers = {"x-death": [{"count": 2, "reason": "rejected"}], "flag": True, "none": None, "text": "ż"}
+    pika_tables.encode_table(pieces, headers)
+    assert codec.decode_table(b"".join(pieces), 0)[0] == headers
+
+
+@pytest.mark.parametrize(
+    "properties",
+    [
+        spec.BasicProperties(headers={"a": "1"}),
+        spec.BasicProperties("text/plain", "gzip", {"a": "1"}, 2, 5, "c", "r", "e", "m", 1, "t", "u", "app"),
+    ],
+)
+def test_headers_are_found_among_any_other_properties(properties: spec.BasicProperties) -> None:
+    assert headers_in(b"".join(properties.encode())) == {"a": "1"}
+
+
+def test_a_message_without_headers_has_none() -> None:
+    assert headers_in(b"".join(spec.BasicProperties(message_id="m").encode())) == {}
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"cloudEvents_id": None}, "header cloudEvents_id is not there"),
+        ({"cloudEvents_specversion": "0.3"}, "0.3"),
+        ({"cloudEvents_time": "yesterday"}, "yesterday"),
+        ({"cloudEvents_time": "2026-01-01T00:00:00"}, "time zone"),
+        ({"cloudEvents_sequence": "many"}, "many"),
+        ({"cloudEvents_subject": b"\xff"}, "not text"),
+    ],
+)
+def test_what_is_no_event_of_ours_is_malformed_and_says_why(change: dict[str, object], says: str) -> None:
+    headers = {name: value for name, value in {**wire(EVENT), **change}.items() if value is not None}
+    with pytest.raises(codec.Malformed, match=says):
+        codec.envelope_of(headers, b"", "orders")
+
+
+def test_the_official_library_reads_our_headers() -> None:
+    found = from_amqp(AMQPMessage({"content-type": "application/json"}, wire(EVENT), EVENT.data), JSONFormat())
+    assert (found.get_id(), found.get_subject(), found.get_time(), found.get_data()) == (
+        EVENT.id,
+        "żółw-1",
+        AT,
+        {"a": 1},
+    )
+
+
+def test_a_failure_travels_with_its_letter() -> None:
+    failure = Failure("bad total", 5, AT, AT)
+    headers = dict(codec.failure_headers(failure, "billing", "orders"))
+    assert codec.failure_of(headers) == failure
+    assert (headers[codec.FAILED_GROUP], headers[codec.ORIGIN]) == ("billing", "orders")
+
+
+def test_what_the_broker_gave_up_by_itself_says_so() -> None:
+    failure = codec.failure_of({"x-death": [{"reason": "delivery_limit", "count": 3, "time": AT}]})
+    assert failure == Failure("given up by the broker: delivery_limit", 3, AT, AT)
+
+
+def test_a_naive_time_cannot_travel() -> None:
+    with pytest.raises(ValueError, match="time zone"):
+        codec.headers_of(EVENT._replace(occurred_at=datetime(2026, 1, 1)), 0)
