@@ -139,6 +139,7 @@ def _connect(scratch: Path) -> duckdb.DuckDBPyConnection:
             "temp_directory": str(scratch / "spill"),
             "preserve_insertion_order": False,
             "autoinstall_known_extensions": False,
+            "enable_progress_bar": False,
         },
     )
 

@@ -1,0 +1,252 @@
+"""The verdict file, what `verify` and `explain` say, and doubts that may never turn into comfort."""
+
+from pathlib import Path
+
+import orjson
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from analysis.checkers.shop import INVARIANTS
+from analysis.checkers.verdict import judge_folder
+from analysis.verdict import differences, stored_verdict, write_verdict
+from testbed import judging
+from tests.histories.writing import Run, clean_run, double_effect, drop_delivery, planted
+
+app = typer.Typer()
+judging.register(app)
+
+
+def run_cli(*arguments: str | Path) -> tuple[int, str]:
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    return result.exit_code, result.output
+
+
+def test_verify_says_the_same_as_the_stored_verdict(tmp_path: Path) -> None:
+    write_verdict(planted("nothing").write(tmp_path))
+    code, text = run_cli("verify", tmp_path)
+    assert code == 0
+    assert "verdict.json says the same" in text
+
+
+def test_verify_of_changed_files_tells_what_the_stored_verdict_says_otherwise(tmp_path: Path) -> None:
+    run = planted("nothing")
+    write_verdict(run.write(tmp_path))
+    double_effect(run)
+    code, text = run_cli("verify", run.write(tmp_path))
+    assert code == 1
+    assert "because duplicated_effects = 1 (email-service 1)" in text
+    assert "counts.duplicated_effects: 0 stored, 1 computed" in text
+
+
+def test_the_verdict_file_has_the_names_of_the_interface(tmp_path: Path) -> None:
+    write_verdict(planted("nothing").write(tmp_path))
+    fields = orjson.loads((tmp_path / "verdict.json").read_bytes())
+    assert fields.keys() >= {
+        "broker", "scenario", "seed", "verdict", "passed", "contract", "counts", "groups", "invariants", "latency_ms",
+        "throughput_per_s", "saturated", "recovery_s", "resources",
+    }  # fmt: skip
+    assert list(fields["counts"]) == [
+        "attempted", "acknowledged", "unknown", "unstored", "committed", "delivered", "applied", "ignored",
+        "dead_lettered", "parked", "lost", "unseen", "phantom", "recovered", "duplicated_on_wire",
+        "duplicated_effects", "out_of_order", "late_by_redrive", "undelivered_effect",
+    ]  # fmt: skip
+    assert fields["passed"] is True
+
+
+def test_two_judgements_of_one_folder_are_the_same(tmp_path: Path) -> None:
+    folder = clean_run(orders=400, fault_at_s=3.0).write(tmp_path)
+    first = write_verdict(folder).fields
+    stored = stored_verdict(folder)
+    assert stored is not None
+    assert differences(stored, first) == []
+    assert differences(stored, write_verdict(folder).fields) == []
+
+
+@pytest.mark.parametrize(
+    "name", ["requests", "events", "pending", "inbox", "effects", "failed_events", "subscriptions"]
+)
+def test_without_a_ledger_file_the_verdict_is_unknown(name: str, tmp_path: Path) -> None:
+    run = planted("nothing")
+    del run.ledger[name]
+    found = judge_folder(run.write(tmp_path))
+    assert found.word == "unknown"
+    assert f"no ledger/{name}.ndjson" in found.reasons[0]
+
+
+def test_a_broken_line_in_the_middle_makes_the_verdict_unknown_and_is_named(tmp_path: Path) -> None:
+    folder = planted("nothing").write(tmp_path)
+    path = folder / "history" / "relay-3.ndjson"
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join([*lines[:3], b'{"t_ns": 1, "step"\n', *lines[3:]]))
+    found = judge_folder(folder)
+    assert found.word == "unknown"
+    assert "relay-3.ndjson" in found.reasons[0]
+    assert found.counts == {}
+
+
+def test_an_outcome_word_nobody_knows_makes_the_verdict_unknown(tmp_path: Path) -> None:
+    run = planted("nothing")
+    run.lines("confirmed")[0]["outcomes"][0] = "sent"
+    found = judge_folder(run.write(tmp_path))
+    assert (found.word, found.reasons[0][:20]) == ("unknown", "the history is wrong")
+
+
+def test_an_id_without_an_outcome_makes_the_verdict_unknown(tmp_path: Path) -> None:
+    run = planted("nothing")
+    run.lines("applied")[0]["outcomes"].pop()
+    assert judge_folder(run.write(tmp_path)).word == "unknown"
+
+
+def test_a_checker_that_crashes_has_shown_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def crash(facts: object) -> None:
+        raise ZeroDivisionError("planted")
+
+    monkeypatch.setattr("analysis.checkers.order.find_late", crash)
+    found = judge_folder(planted("nothing").write(tmp_path))
+    assert found.word == "unknown"
+    assert "ZeroDivisionError: planted" in found.reasons[0]
+
+
+def test_a_contract_that_forbids_a_name_nobody_knows_is_refused(tmp_path: Path) -> None:
+    run = planted("nothing")
+    run.run["contract"] = ["lots"]
+    found = judge_folder(run.write(tmp_path))
+    assert (found.word, "'lots'" in found.reasons[0]) == ("unknown", True)
+
+
+def test_a_run_that_never_reached_its_check_is_unknown(tmp_path: Path) -> None:
+    run = planted("nothing")
+    for lines in run.history.values():
+        lines[:] = [line for line in lines if line.get("phase") != "check"]
+    assert judge_folder(run.write(tmp_path)).word == "unknown"
+
+
+def test_an_empty_run_proves_nothing(tmp_path: Path) -> None:
+    found = judge_folder(clean_run(orders=0).write(tmp_path))
+    assert (found.word, found.reasons) == ("unknown", ["no event was committed: an empty run proves nothing"])
+
+
+def test_what_is_missing_after_a_drain_cut_short_is_unseen_not_lost(tmp_path: Path) -> None:
+    found = judge_folder(planted("drop an effect", "cut the drain short").write(tmp_path))
+    assert (found.word, found.counts["lost"], found.counts["unseen"]) == ("unknown", 0, 1)
+
+
+def test_a_doubled_effect_stays_a_broken_promise_when_the_drain_was_cut_short(tmp_path: Path) -> None:
+    found = judge_folder(planted("double an effect", "cut the drain short").write(tmp_path))
+    assert found.word == "invalid"
+
+
+def test_an_anomaly_that_the_contract_allows_is_reported_and_not_punished(tmp_path: Path) -> None:
+    run = planted("drop an effect")
+    run.run["contract"].remove("lost")
+    found = judge_folder(run.write(tmp_path))
+    assert (found.word, found.counts["lost"]) == ("valid", 1)
+
+
+def test_a_dead_letter_on_record_is_not_lost_and_one_not_on_record_is(tmp_path: Path) -> None:
+    run = planted("drop an effect")
+    gone = next(
+        row for row in run.ledger["inbox"]
+        if not any(e["event_id"] == row["event_id"] and e["group"] == row["group"] for e in run.ledger["effects"])
+    )  # fmt: skip
+    run.ledger["inbox"].remove(gone)
+    assert judge_folder(run.write(tmp_path / "a")).counts["lost"] == 1
+    run.ledger["failed_events"].append({"topic": "order", "group": gone["group"], "event_id": gone["event_id"]})
+    found = judge_folder(run.write(tmp_path / "b"))
+    assert (found.word, found.counts["lost"], found.counts["dead_lettered"]) == ("valid", 0, 1)
+
+
+def test_a_retried_dead_letter_applied_after_newer_ones_is_late_and_not_out_of_order(tmp_path: Path) -> None:
+    run = planted("swap two effects of an aggregate")
+    first = run.ledger["events"][0]["event_id"]
+    run.ledger["failed_events"].append({"topic": "order", "group": "inventory-service", "event_id": first})
+    found = judge_folder(run.write(tmp_path))
+    assert (found.word, found.counts["out_of_order"], found.counts["late_by_redrive"]) == ("valid", 0, 1)
+
+
+def test_order_is_not_promised_between_two_topics(tmp_path: Path) -> None:
+    run = planted("swap two effects of an aggregate")
+    run.ledger["events"][0]["topic"] = "another"
+    found = judge_folder(run.write(tmp_path))
+    assert (found.word, found.counts["out_of_order"], found.notes["reordered_across_topics"]) == ("valid", 0, 1)
+
+
+def _sell_twice(run: Run) -> None:
+    run.ledger["products"][0]["stock"] -= 1
+
+
+def _below_nothing(run: Run) -> None:
+    run.ledger["products"][0] |= {"initial_stock": 10, "stock": -6}
+
+
+def _reserve_for_nobody(run: Run) -> None:
+    run.ledger["stock_reservations"].append({"order_id": "x", "product_id": "1", "quantity": 0, "status": "HELD"})
+
+
+def _answer_for_nothing(run: Run) -> None:
+    run.ledger["requests"].append({"idempotency_key": "k", "order_id": "x"})
+
+
+def _answer_two_with_one(run: Run) -> None:
+    run.ledger["requests"].append(run.ledger["requests"][0] | {"idempotency_key": "k"})
+
+
+BROKEN_BOOKS = {
+    "stock_conserved": _sell_twice,
+    "stock_not_negative": _below_nothing,
+    "reservation_has_order": _reserve_for_nobody,
+    "answer_has_order": _answer_for_nothing,
+    "one_order_per_request": _answer_two_with_one,
+}
+
+
+@pytest.mark.parametrize("name", INVARIANTS)
+def test_books_that_do_not_balance_make_a_run_invalid(name: str, tmp_path: Path) -> None:
+    run = planted("nothing")
+    BROKEN_BOOKS[name](run)
+    found = judge_folder(run.write(tmp_path))
+    assert [i for i, judged in found.invariants.items() if not judged.passed] == [name]
+    assert found.word == "invalid"
+
+
+def test_a_reservation_status_nobody_knows_leaves_the_stock_undecided(tmp_path: Path) -> None:
+    run = planted("nothing")
+    run.ledger["stock_reservations"][0]["status"] = "MAYBE"
+    found = judge_folder(run.write(tmp_path))
+    assert (found.word, found.invariants["stock_conserved"].passed) == ("unknown", None)
+
+
+def test_explain_shows_an_events_life_by_its_id_or_by_its_requests_key(tmp_path: Path) -> None:
+    run = planted("nothing")
+    event = run.ledger["events"][0]
+    folder = run.write(tmp_path)
+    code, text = run_cli("explain", folder, event["event_id"])
+    assert code == 0
+    words = [line.split("ms")[-1].split()[0] for line in text.splitlines() if " ms " in line]
+    assert words[:3] == ["requested", "committed", "answered"]
+    assert "delivered inventory-service" in text
+    assert "in the database OrderCreated of order" in text
+    assert "effect email-service done" in text
+    assert event["event_id"] != event["correlation_id"]
+    assert run_cli("explain", folder, event["correlation_id"])[1].count("in the database") == 2
+
+
+def test_explain_of_an_id_that_nothing_speaks_of_says_so(tmp_path: Path) -> None:
+    code, text = run_cli("explain", planted("nothing").write(tmp_path), "no-such-id")
+    assert (code, "speaks of no-such-id" in text) == (2, True)
+
+
+def test_every_anomaly_carries_its_first_ids_and_their_lives(tmp_path: Path) -> None:
+    run = planted("nothing")
+    drop_delivery(run)
+    found = judge_folder(run.write(tmp_path))
+    (anomaly,) = found.anomalies
+    steps = [moment.step for moment in found.lives[anomaly.first[0].id]]
+    assert {"requested", "committed", "confirmed", "applied", "effect"} <= set(steps)
+    assert anomaly.first[0].group == "inventory-service"
+
+
+def test_a_folder_that_is_no_run_is_unknown_with_a_reason(tmp_path: Path) -> None:
+    code, text = run_cli("verify", tmp_path)
+    assert (code, "has no run.json" in text) == (2, True)
