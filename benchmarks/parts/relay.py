@@ -1,0 +1,135 @@
+"""Our relay against the naive one: the same events, publisher and database, in alternating rounds of one process.
+
+A round fills the outbox, then measures from the relay's start until nothing is pending. Broker and database come as
+factories; nothing here names an adapter.
+"""
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from itertools import count
+from typing import Any
+
+from sqlalchemy import Engine
+
+from ablations.relay import STRATEGIES, MakesRelay, relay_factory
+from benchmarks.parts.rounds import compare_rounds
+from core.messaging.envelope import Envelope
+from core.messaging.ports import Publisher
+from core.outbox.relay import RelayOptions
+from core.outbox.rows import add_events
+from core.storage.event_store import new_event_id
+from core.storage.tables import MessagingTables
+
+BASELINE = "outbox-naive"
+WRITE_MESSAGES = 1_000
+"""Events a transaction while filling; not part of what is measured."""
+
+
+def run(
+    engine: Engine,
+    tables: MessagingTables,
+    publisher: Callable[[], Publisher],
+    *,
+    strategies: Sequence[str] = ("outbox-leased",),
+    messages: int = 20_000,
+    baseline_messages: int = 2_000,
+    size_bytes: int = 400,
+    keys: int = 10_000,
+    topic: str = "orders",
+    event_type: str = "OrderCreated",
+    rounds: int = 5,
+    seed: int = 1,
+    options: RelayOptions | None = None,
+    round_timeout_s: float = 120.0,
+) -> list[dict[str, Any]]:
+    """One row a strategy, as `testbed bench relay --json` prints them.
+
+    `baseline_messages`: the naive relay sends at most its 1,000 rows a tick, so it gets fewer. Raises TimeoutError when
+    a round does not end.
+    """
+    versions = count(1)
+    outbox = _Outbox(engine, tables, keys, size_bytes, topic, event_type, versions)
+
+    def rate(make: MakesRelay, given: RelayOptions | None, amount: int) -> float:
+        outbox.fill(amount)
+        sender = publisher()
+        try:
+            return amount / _drain(engine, tables, make, sender, given, round_timeout_s)
+        finally:
+            sender.close()
+
+    results = []
+    for name in strategies:
+        make = relay_factory(STRATEGIES[name])
+        result = compare_rounds(
+            lambda make=make: rate(make, options, messages),  # type: ignore[misc]
+            lambda: rate(relay_factory(STRATEGIES[BASELINE]), None, baseline_messages),
+            rounds,
+            seed,
+            name=name,
+            baseline_name=BASELINE,
+        )
+        results.append(result.as_dict())
+    return results
+
+
+class _Outbox:
+    def __init__(
+        self,
+        engine: Engine,
+        tables: MessagingTables,
+        keys: int,
+        size_bytes: int,
+        topic: str,
+        event_type: str,
+        versions: "count[int]",
+    ) -> None:
+        self._engine, self._tables, self._keys = engine, tables, keys
+        self._topic, self._event_type = topic, event_type
+        self._data = b'{"filler":"' + b"x" * max(size_bytes - 13, 0) + b'"}'
+        # A number of its own for every event: unique per key whatever the number of keys.
+        self._versions = versions
+
+    def fill(self, messages: int) -> None:
+        for start in range(0, messages, WRITE_MESSAGES):
+            with self._engine.begin() as connection:
+                amount = min(WRITE_MESSAGES, messages - start)
+                add_events(connection, self._tables, [self._event(start + place) for place in range(amount)])
+
+    def _event(self, place: int) -> Envelope:
+        key, version = f"bench-{place % self._keys}", next(self._versions)
+        source = "/shop/bench"
+        return Envelope(
+            new_event_id(), self._topic, self._event_type, source, key, version, datetime.now(UTC), self._data
+        )
+
+
+def _drain(
+    engine: Engine,
+    tables: MessagingTables,
+    make: MakesRelay,
+    publisher: Publisher,
+    options: RelayOptions | None,
+    timeout_s: float,
+) -> float:
+    """Seconds from the relay's start until nothing is pending."""
+    stop = threading.Event()
+    thread = threading.Thread(target=make(engine, tables, publisher, options).run, args=(stop,), name="bench-relay")
+    started_at = time.perf_counter()
+    thread.start()
+    try:
+        while not _is_empty(engine, tables):
+            if time.perf_counter() - started_at > timeout_s:
+                raise TimeoutError(f"the outbox was not empty after {timeout_s:g} s")
+            time.sleep(0.02)
+        return time.perf_counter() - started_at
+    finally:
+        stop.set()
+        thread.join()
+
+
+def _is_empty(engine: Engine, tables: MessagingTables) -> bool:
+    with engine.connect() as connection:
+        return connection.exec_driver_sql(f"SELECT 1 FROM {tables.pending.fullname} LIMIT 1").first() is None
