@@ -132,16 +132,18 @@ def read_ledger(
 
 
 def _connect(scratch: Path) -> duckdb.DuckDBPyConnection:
-    return duckdb.connect(
+    database = duckdb.connect(
         str(scratch / "facts.duckdb"),
         config={
             "memory_limit": MEMORY_LIMIT,
             "temp_directory": str(scratch / "spill"),
             "preserve_insertion_order": False,
             "autoinstall_known_extensions": False,
-            "enable_progress_bar": False,
         },
     )
+    # It would draw into the terminal of whoever waits for the verdict.
+    database.execute("SET enable_progress_bar = false")
+    return database
 
 
 def _without_torn_tails(paths: Sequence[Path], scratch: Path) -> tuple[list[Path], tuple[str, ...]]:

@@ -129,8 +129,8 @@ def slipping(part: str, cores: float) -> Run:
            "network_bytes": 0} for n, t in enumerate(times)),
     ]  # fmt: skip
     run.history["parent-6.ndjson"] = [
-        line for line in run.history["parent-6.ndjson"] if line["step"] != "sample" or line["part"] == part
-        and line["rss_bytes"] == 1
+        line for line in run.history["parent-6.ndjson"] if line["step"] != "sample" or (line["part"] == part
+        and line["rss_bytes"] == 1)
     ]  # fmt: skip
     return run
 
