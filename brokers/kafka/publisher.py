@@ -87,6 +87,7 @@ class _Generation:
         self._lanes: dict[str, int] = {}
         self._reports: list[Report] = []
         self._failures: dict[int, Outcome] = {}
+        self._lost_reports = False
         self.is_spent = False
 
     def send(
@@ -122,8 +123,7 @@ class _Generation:
             except BufferError:
                 outcome = self._hand_over_slowly(topic, value, key, headers, report, deadline, closed)
             except KafkaException as caught:
-                # Raised before the message entered the client's queue: too large.
-                outcome = refused(self._without_secrets(error_of(caught).str()))
+                outcome = self._not_taken(caught)
             else:
                 continue
             if outcome is not None:
@@ -141,14 +141,25 @@ class _Generation:
         closed: Event,
     ) -> Outcome | None:
         """The client's queue is full (its 2 GiB bound): wait for room."""
-        while monotonic() < deadline and not self._failures and not closed.is_set():
-            self._producer.poll(SLICE_S)
+        while monotonic() < deadline and not self.is_spent and not closed.is_set():
+            self._serve(SLICE_S)
             try:
                 self._producer.produce(topic, value, key, lane_of(key, self._partitions), report, headers=headers)
                 return None
             except BufferError:
                 continue
+            except KafkaException as caught:
+                return self._not_taken(caught)
         return unknown("not sent: the client's queue stayed full")
+
+    def _not_taken(self, caught: KafkaException) -> Outcome:
+        """The client did not even queue it; only its size is the message's own fault."""
+        error = error_of(caught)
+        said = self._without_secrets(error.str())
+        if error.code() == KafkaError.MSG_SIZE_TOO_LARGE:
+            return refused(said)
+        self.is_spent = True
+        return unknown(f"not sent: {said}")
 
     def _look_up(self, topic: str, deadline: float, closed: Event) -> Outcome | None:
         """None when the topic is there with our number of lanes; asked once a producer, the broker's own word."""
@@ -159,7 +170,7 @@ class _Generation:
             try:
                 found = self._producer.list_topics(topic, timeout=min(left_s, 1.0)).topics[topic]
             except KafkaException:
-                self._producer.poll(min(SLICE_S, max(deadline - monotonic(), 0)))
+                closed.wait(min(SLICE_S, max(deadline - monotonic(), 0)))
                 continue
             self._connection.seen()
             if found.error is not None and found.error.code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
@@ -167,7 +178,7 @@ class _Generation:
             if found.error is not None and not found.error.retriable():
                 return refused(f"topic {topic}: {self._without_secrets(found.error.str())}")
             if found.error is not None or not found.partitions:
-                self._producer.poll(min(SLICE_S, max(deadline - monotonic(), 0)))
+                closed.wait(min(SLICE_S, max(deadline - monotonic(), 0)))
                 continue
             if len(found.partitions) != self._partitions:
                 # Another number of lanes would put a key's messages of two publishers into two lanes.
@@ -175,29 +186,42 @@ class _Generation:
             self._lanes[topic] = self._partitions
             return None
 
-    def _await_answers(self, deadline: float, closed: Event) -> int:
-        """Wait until every message handed over was answered or given up; how many the client still holds (0)."""
-        while self._producer.flush(max(min(SLICE_S, deadline - monotonic()), 0)):
+    def _await_answers(self, deadline: float, closed: Event) -> bool:
+        """Wait until every message handed over was answered or given up; whether some never was."""
+        while self._serve(max(min(SLICE_S, deadline - monotonic()), 0)):
             if self.is_spent or closed.is_set() or monotonic() >= deadline:
                 break
         else:
             if not self.is_spent:
                 self._connection.seen()
-                return 0
+                return False
         self.is_spent = True
         self._producer.purge()
         # A purged message is reported too, so the queue runs empty; until it has, nothing counts as confirmed.
-        left: int = self._producer.flush(PURGE_S)
-        log.warning(
-            "publish gave up, going on with a new producer", extra={"unconfirmed_messages": len(self._failures) + left}
-        )
-        return left
+        given_up_s = monotonic() + PURGE_S
+        while (left := self._serve(SLICE_S)) and monotonic() < given_up_s:
+            continue
+        unanswered = left > 0 or self._lost_reports
+        log.warning("publish gave up, going on with a new producer", extra={"all_unknown": unanswered})
+        return unanswered
+
+    def _serve(self, timeout_s: float) -> int:
+        """Let the client report; how many messages it still holds."""
+        try:
+            held: int = self._producer.flush(timeout_s)
+            return held
+        except (KafkaException, SystemError):
+            # A fatal error (a gap averted) comes up through whatever call runs, and swallows reports on its way.
+            self.is_spent = self._lost_reports = True
+            return len(self._producer)
 
     def _failed(self, index: int, error: KafkaError | None, _: Message | None) -> None:
         """The client's report of one message that was not confirmed (successes are not reported)."""
         self.is_spent = True
-        said = "no error" if error is None else f"{error.name()}: {error.str()}"
-        self._failures[index] = unknown(self._without_secrets(said))
+        # First, since asking for the text can raise while a fatal error is on its way up.
+        self._failures[index] = unknown("the client reported a failure")
+        if error is not None:
+            self._failures[index] = unknown(self._without_secrets(f"{error.name()}: {error.str()}"))
 
     def _failed_locally(self, report: Report, outcome: Outcome) -> None:
         assert isinstance(report, partial)

@@ -1,9 +1,16 @@
-"""What a publisher says when there is no broker at all: UNKNOWN, in time, for every message."""
+"""What a publisher says of each message without a broker, and whatever its client reports, raises or withholds."""
 
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from threading import Event
 from time import monotonic
+from typing import Any
+
+from confluent_kafka import KafkaError, KafkaException
 
 from brokers.kafka import KafkaConfig, connect
+from brokers.kafka.errors import Connection
+from brokers.kafka.publisher import _Generation
 from core.messaging.envelope import Envelope
 from core.messaging.outcomes import Status
 from core.messaging.topology import Route, Topology
@@ -37,3 +44,78 @@ def test_a_closed_publisher_sends_nothing_and_says_so() -> None:
 
 def test_an_empty_batch_has_no_outcomes() -> None:
     assert list(connect(NOWHERE, TOPOLOGY).publisher().publish([], timeout_s=0.1)) == []
+
+
+class _Client:
+    """Stands in for librdkafka's producer: takes everything, then does what a test says when it is asked to flush."""
+
+    def __init__(self, on_flush: Callable[["_Client"], int]) -> None:
+        self.taken: list[tuple[str, Callable[[Any, Any], None]]] = []
+        self.on_flush = on_flush
+        self.purged = False
+
+    def produce(self, topic: str, value: bytes, key: str, partition: int, report: Any, *, headers: Any) -> None:
+        if len(value) > 100:
+            raise KafkaException(KafkaError(KafkaError.MSG_SIZE_TOO_LARGE, "too large"))
+        self.taken.append((key, report))
+
+    def flush(self, timeout_s: float) -> int:
+        return self.on_flush(self)
+
+    def purge(self) -> None:
+        self.purged = True
+
+    def __len__(self) -> int:
+        return 0
+
+
+def publish_with(client: _Client, batch: Sequence[Envelope], timeout_s: float = 5.0) -> list[Status]:
+    """Through one generation whose topic is known, in place of a real client."""
+    generation = _Generation(NOWHERE, 3, Connection("test", "nowhere", str))
+    generation._producer = client
+    generation._lanes = {"orders": 3}
+    records = [("orders", envelope.data, envelope.key, ()) for envelope in batch]
+    outcomes = generation.send(records, len(records), monotonic() + timeout_s, Event())
+    assert generation.is_spent is client.purged
+    return [outcome.status for outcome in outcomes]
+
+
+def test_what_the_client_holds_no_more_and_did_not_report_is_confirmed() -> None:
+    assert publish_with(_Client(lambda _: 0), [event(1), event(2)]) == [Status.CONFIRMED, Status.CONFIRMED]
+
+
+def test_a_reported_failure_is_unknown_and_spends_the_producer() -> None:
+    def fail_second(client: _Client) -> int:
+        if not client.purged:
+            client.taken[1][1](KafkaError(KafkaError._MSG_TIMED_OUT), None)
+        return 0
+
+    assert publish_with(_Client(fail_second), [event(1), event(2)]) == [Status.CONFIRMED, Status.UNKNOWN]
+
+
+def test_what_is_still_held_at_the_time_out_is_purged_and_unknown() -> None:
+    def hold_first(client: _Client) -> int:
+        if client.purged:
+            client.taken[0][1](KafkaError(KafkaError._PURGE_INFLIGHT), None)
+            return 0
+        return 1
+
+    outcomes = publish_with(_Client(hold_first), [event(1), event(2)], timeout_s=0.05)
+    assert outcomes == [Status.UNKNOWN, Status.CONFIRMED]
+
+
+def test_when_a_fatal_error_swallows_reports_nothing_counts_as_confirmed() -> None:
+    def raise_once(client: _Client) -> int:
+        if not client.purged:
+            raise KafkaException(KafkaError(KafkaError._GAPLESS_GUARANTEE))
+        return 0
+
+    assert publish_with(_Client(raise_once), [event(1), event(2)]) == [Status.UNKNOWN, Status.UNKNOWN]
+
+
+def test_behind_a_refused_message_its_key_waits_and_other_keys_go_on() -> None:
+    too_large = event(1)._replace(data=b"x" * 101)
+    client = _Client(lambda _: 0)
+    outcomes = publish_with(client, [too_large, event(1), event(2)])
+    assert outcomes == [Status.REFUSED, Status.UNKNOWN, Status.CONFIRMED]
+    assert [key for key, _ in client.taken] == ["k2"]
