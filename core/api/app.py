@@ -8,6 +8,7 @@ from sqlalchemy import text
 from core.api import problems
 from core.api.body import MAX_BODY_BYTES, LimitBody
 from core.api.orders import orders_router
+from core.api.products import products_router
 from core.api.tokens import TokenSettings
 from core.commands.context import Context
 
@@ -23,9 +24,9 @@ def create_app(deps: Deps) -> FastAPI:
     """Every path below /api/v1 answers below /api too."""
     app = FastAPI(title="The shop", version="1", description="Orders, by events, on Kafka or RabbitMQ.")
     problems.install(app)
-    router = orders_router(deps.context, deps.tokens)
-    app.include_router(router, prefix="/api/v1")
-    app.include_router(router, prefix="/api", include_in_schema=False)
+    for router in (orders_router(deps.context, deps.tokens), products_router(deps.context, deps.tokens)):
+        app.include_router(router, prefix="/api/v1")
+        app.include_router(router, prefix="/api", include_in_schema=False)
 
     @app.get("/health/live", tags=["health"])
     async def live() -> Response:

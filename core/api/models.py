@@ -2,7 +2,7 @@
 
 from datetime import datetime
 from decimal import Decimal
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 from pydantic.alias_generators import to_camel
@@ -79,9 +79,27 @@ class OrderPage(Given):
     next_before: str | None = Field(description="Ask for `?before=` this to get the next page; null on the last one.")
 
 
+class ProductAnswer(Given):
+    id: int
+    seller_id: str
+    name: str
+    price: float
+
+
+class MetricsAnswer(Given):
+    product_id: int
+    likes: int
+    views: int
+
+
 class ProblemAnswer(BaseModel):
     type: str = Field(examples=["about:blank"])
     title: str
     status: int
     detail: str
     errors: list[dict[str, str]] | None = None
+
+
+def problems_of(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """The entries of a route's OpenAPI for the problems it answers."""
+    return {status: {"model": ProblemAnswer, "content": {"application/problem+json": {}}} for status in statuses}

@@ -1,14 +1,14 @@
 """Routes of orders: /orders, /orders/{id}."""
 
 import re
-from typing import Annotated, Any
+from typing import Annotated
 from uuid import UUID
 
 import orjson
 from fastapi import APIRouter, Header, Query, Request, Response
 
 from core.api.body import JsonRoute
-from core.api.models import CancelRequest, OrderAnswer, OrderPage, OrderRequest, ProblemAnswer
+from core.api.models import CancelRequest, OrderAnswer, OrderPage, OrderRequest, problems_of
 from core.api.problems import Problem
 from core.api.tokens import TokenSettings, caller_of
 from core.commands.context import Context
@@ -18,15 +18,8 @@ from core.domain.orders import Line
 from core.queries.orders import find_order, list_orders
 
 KEY = re.compile(r"[\x21-\x7e]{1,100}")
-PROBLEMS: dict[int | str, dict[str, Any]] = {
-    status: {"model": ProblemAnswer, "content": {"application/problem+json": {}}}
-    for status in (400, 401, 413, 422, 503)
-}
-
-CHANGE_PROBLEMS: dict[int | str, dict[str, Any]] = {
-    **PROBLEMS,
-    **{status: {"model": ProblemAnswer, "content": {"application/problem+json": {}}} for status in (404, 409)},
-}
+PROBLEMS = problems_of(400, 401, 413, 422, 503)
+CHANGE_PROBLEMS = problems_of(400, 401, 404, 409, 413, 422, 503)
 
 
 def orders_router(context: Context, tokens: TokenSettings) -> APIRouter:
@@ -55,7 +48,7 @@ def orders_router(context: Context, tokens: TokenSettings) -> APIRouter:
             headers["Idempotent-Replay"] = "true"
         return Response(answer.body, answer.status, headers, media_type="application/json")
 
-    @router.get("/orders/{order_id}", response_model=OrderAnswer, responses={**PROBLEMS, 404: {"model": ProblemAnswer}})
+    @router.get("/orders/{order_id}", response_model=OrderAnswer, responses=problems_of(401, 404, 503))
     def get_order(request: Request, order_id: str) -> Response:
         """One order of the caller's own; another's is 404."""
         caller = caller_of(tokens, request)

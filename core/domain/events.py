@@ -12,6 +12,7 @@ from typing import NamedTuple, TypeVar
 import msgspec
 
 ORDER_EVENTS = "order-events"
+CATALOG_EVENTS = "catalog-events"
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
@@ -58,6 +59,18 @@ class OrderCancelled(Event, frozen=True, kw_only=True, rename="camel"):
     cancelled_by: str
 
 
+class LikeChanged(Event, frozen=True, kw_only=True, rename="camel"):
+    product_id: int
+    customer_id: str
+    delta: int
+    """+1 or -1."""
+
+
+class ProductViewed(Event, frozen=True, kw_only=True, rename="camel"):
+    product_id: int
+    customer_id: str
+
+
 class EventType(NamedTuple):
     payload: type[Event]
     aggregate_type: str
@@ -71,6 +84,8 @@ EVENT_TYPES: Mapping[str, EventType] = {
     "OrderCreated": EventType(OrderCreated, "Order", ORDER_EVENTS, "order.created"),
     "OrderConfirmed": EventType(OrderConfirmed, "Order", ORDER_EVENTS, "order.confirmed"),
     "OrderCancelled": EventType(OrderCancelled, "Order", ORDER_EVENTS, "order.cancelled"),
+    "LikeChanged": EventType(LikeChanged, "Product", CATALOG_EVENTS, "like.changed"),
+    "ProductViewed": EventType(ProductViewed, "Product", CATALOG_EVENTS, "product.viewed"),
 }
 
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from core.domain.events import EVENT_TYPES
-from core.effects import inventory_service
+from core.effects import inventory_service, product_metrics
 from core.inbox.handlers import GroupHandler
 from core.messaging.topology import Route, Topology
 from core.storage.shop import ShopTables
@@ -20,6 +20,7 @@ class Group:
 
 GROUPS: Mapping[str, Group] = {
     "inventory-service": Group(inventory_service.TAKES, inventory_service.keep_stock, 100),
+    "product-metrics": Group(product_metrics.TAKES, product_metrics.count_facts, 3_000),
 }
 
 

@@ -33,6 +33,8 @@ class ShopTables:
     order_number: Sequence
     stock_reservation: Table
     stock_reservation_item: Table
+    product_like: Table
+    product_metrics: Table
     request: Table
 
 
@@ -102,6 +104,22 @@ def shop_tables(metadata: MetaData, schema: str | None = None) -> ShopTables:
         Column("quantity", Integer, nullable=False),
         schema=schema,
     )
+    product_like = Table(
+        "product_like",
+        metadata,
+        Column("product_id", BigInteger, primary_key=True, autoincrement=False),
+        Column("customer_id", String(100), primary_key=True),
+        schema=schema,
+    )
+    product_metrics = Table(
+        "product_metrics",
+        metadata,
+        # Written by product-metrics alone, from events; never by the API.
+        Column("product_id", BigInteger, primary_key=True, autoincrement=False),
+        Column("likes", BigInteger, nullable=False, server_default=text("0")),
+        Column("views", BigInteger, nullable=False, server_default=text("0")),
+        schema=schema,
+    )
     request = Table(
         "request",
         metadata,
@@ -116,4 +134,14 @@ def shop_tables(metadata: MetaData, schema: str | None = None) -> ShopTables:
         Column("answered_at", DateTime(timezone=True), nullable=False, server_default=func.clock_timestamp()),
         schema=schema,
     )
-    return ShopTables(product, orders, order_items, order_number, stock_reservation, stock_reservation_item, request)
+    return ShopTables(
+        product=product,
+        orders=orders,
+        order_items=order_items,
+        order_number=order_number,
+        stock_reservation=stock_reservation,
+        stock_reservation_item=stock_reservation_item,
+        product_like=product_like,
+        product_metrics=product_metrics,
+        request=request,
+    )

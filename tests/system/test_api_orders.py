@@ -1,103 +1,22 @@
 """Orders over HTTP against a real server and a real PostgreSQL: what is answered, and what is written."""
 
 import json
-import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from threading import Thread
-from time import monotonic, sleep
-from typing import Any
+from dataclasses import replace
 
 import pytest
 import requests
-import uvicorn
-from sqlalchemy import Engine, MetaData, text
+from sqlalchemy import text
 
-from core.api.app import Deps, create_app
-from core.api.tokens import TokenSettings, mint
-from core.commands.catalogue import seed_catalogue
-from core.commands.context import Context
-from core.outbox.rows import OutboxSink
 from core.storage.database import create_database_engine
-from core.storage.schema import create_schema
-from core.storage.shop import shop_tables
-from core.storage.tables import messaging_tables
-
-TOKENS = TokenSettings("a secret of at least 32 characters!")
-ORDER = {"items": [{"productId": 1, "quantity": 2, "price": 100.00}]}
-
-
-@dataclass
-class Api:
-    engine: Engine
-    url: str
-    start_again: Callable[[], str]
-
-    def call(
-        self, method: str, path: str, customer: str = "c-1", headers: dict[str, str] | None = None, **more: Any
-    ) -> requests.Response:
-        token = mint(TOKENS, customer, email=f"{customer}@example.org")
-        all_headers = {"Authorization": f"Bearer {token}", **(headers or {})}
-        return requests.request(method, self.url + path, headers=all_headers, timeout=20, **more)
-
-    def post(self, body: object = ORDER, key: str | None = None, customer: str = "c-1") -> requests.Response:
-        headers = {"Idempotency-Key": key} if key is not None else {}
-        return self.call("POST", "/api/v1/orders", customer, headers, json=body)
-
-    def count(self, table: str) -> int:
-        with self.engine.connect() as connection:
-            return int(connection.execute(text(f"SELECT count(*) FROM {table}")).scalar_one())
-
-    def written(self) -> tuple[int, ...]:
-        return tuple(self.count(table) for table in ("orders", "order_items", "event", "pending", "request"))
+from tests.system.api_server import ORDER, Api, api_on, problem_of, served, wait_until
 
 
 @pytest.fixture
 def api(database: str) -> Iterator[Api]:
-    engine = create_database_engine(database)
-    metadata = MetaData()
-    tables, shop = messaging_tables(metadata), shop_tables(metadata)
-    create_schema(engine, metadata, tables)
-    seed_catalogue(engine, shop, products=10, stock_each=100)
-    running: list[tuple[uvicorn.Server, Thread]] = []
-
-    def start() -> str:
-        stop(running)
-        app = create_app(Deps(Context(engine, shop, OutboxSink(tables)), TOKENS))
-        server = uvicorn.Server(uvicorn.Config(app, log_level="warning", lifespan="off"))
-        listener = socket.create_server(("127.0.0.1", 0))
-        thread = Thread(target=server.run, kwargs={"sockets": [listener]})
-        thread.start()
-        running.append((server, thread))
-        give_up_at = monotonic() + 10
-        while not server.started and monotonic() < give_up_at:
-            sleep(0.01)
-        assert server.started
-        return f"http://127.0.0.1:{listener.getsockname()[1]}"
-
-    try:
-        yield Api(engine, start(), start)
-    finally:
-        stop(running)
-        engine.dispose()
-
-
-def stop(running: list[tuple[uvicorn.Server, Thread]]) -> None:
-    for server, thread in running:
-        server.should_exit = True
-        thread.join(10)
-        assert not thread.is_alive()
-    running.clear()
-
-
-def problem_of(response: requests.Response, status: int) -> dict[str, Any]:
-    assert response.status_code == status, response.text
-    assert response.headers["content-type"] == "application/problem+json"
-    body: dict[str, Any] = response.json()
-    assert body["status"] == status
-    assert body["title"]
-    return body
+    with api_on(database) as running:
+        yield running
 
 
 @pytest.mark.parametrize("path", ["/api/v1/orders", "/api/orders"])
@@ -118,8 +37,8 @@ def test_an_order_is_answered_201_with_its_total_and_is_there_with_its_event(api
 def test_the_same_key_gets_the_same_answer_again_also_after_a_restart(api: Api) -> None:
     first = api.post(key="k-1")
     second = api.post(key="k-1")
-    api.url = api.start_again()
-    third = api.post(key="k-1")
+    with served(api.app()) as api.url:
+        third = api.post(key="k-1")
     assert {(r.status_code, r.content) for r in (first, second, third)} == {(201, first.content)}
     assert api.written() == (1, 1, 1, 1, 1)
 
@@ -229,22 +148,10 @@ def test_paths_and_methods_that_do_not_exist_are_problems_too(api: Api) -> None:
 
 def test_the_api_is_ready_only_while_the_database_answers(api: Api) -> None:
     assert requests.get(f"{api.url}/health/ready", timeout=20).status_code == 200
-    broken = create_app(
-        Deps(
-            Context(create_database_engine("postgresql://u@127.0.0.1:1/none"), None, None),  # type: ignore[arg-type]
-            TOKENS,
-        )
-    )
-    server = uvicorn.Server(uvicorn.Config(broken, log_level="warning", lifespan="off"))
-    listener = socket.create_server(("127.0.0.1", 0))
-    thread = Thread(target=server.run, kwargs={"sockets": [listener]})
-    thread.start()
-    url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-    try:
+    away = create_database_engine("postgresql://u@127.0.0.1:1/none")
+    with served(replace(api, engine=away).app()) as url:
         problem_of(requests.get(f"{url}/health/ready", timeout=20), 503)
         assert requests.get(f"{url}/health/live", timeout=20).status_code == 200
-    finally:
-        stop([(server, thread)])
 
 
 def events_of(api: Api, order_id: str) -> list[tuple[str, int]]:
@@ -272,12 +179,26 @@ def test_another_customer_s_order_can_be_neither_confirmed_nor_cancelled(api: Ap
     assert events_of(api, order_id) == [("OrderCreated", 1)]
 
 
-def test_of_twenty_concurrent_confirmations_one_succeeds(api: Api) -> None:
+def test_of_confirmations_that_meet_at_the_order_s_row_one_succeeds(api: Api) -> None:
     order_id = api.post().json()["id"]
-    with ThreadPoolExecutor(20) as pool:
-        answers = list(pool.map(lambda _: api.call("POST", f"/api/v1/orders/{order_id}/confirm"), range(20)))
-    assert sorted(answer.status_code for answer in answers) == [200] + [409] * 19
+    with ThreadPoolExecutor(5) as pool, api.engine.connect() as gate:
+        gate.execute(text("SELECT FROM orders FOR UPDATE"))
+        answers = [pool.submit(api.call, "POST", f"/api/v1/orders/{order_id}/confirm") for _ in range(5)]
+        wait_until(lambda: waiting_for_a_lock(api) == 5)
+        gate.rollback()
+        codes = sorted(answer.result().status_code for answer in answers)
+    assert codes == [200] + [409] * 4
     assert events_of(api, order_id) == [("OrderCreated", 1), ("OrderConfirmed", 2)]
+
+
+def waiting_for_a_lock(api: Api) -> int:
+    with api.engine.connect() as connection:
+        return int(
+            connection.execute(
+                text("""SELECT count(*) FROM pg_stat_activity
+                        WHERE datname = current_database() AND wait_event_type = 'Lock'""")
+            ).scalar_one()
+        )
 
 
 def test_a_customer_pages_through_their_own_orders_newest_first(api: Api) -> None:
@@ -301,5 +222,8 @@ def test_the_openapi_document_shows_every_path_once_with_its_problems(api: Api) 
         "/api/v1/orders/{order_id}",
         "/api/v1/orders/{order_id}/confirm",
         "/api/v1/orders/{order_id}/cancel",
+        "/api/v1/products/{product_id}",
+        "/api/v1/products/{product_id}/likes",
+        "/api/v1/products/{product_id}/metrics",
     }
     assert "409" in paths["/api/v1/orders/{order_id}/cancel"]["post"]["responses"]
