@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -50,11 +51,12 @@ def root_with(cache: Path, name: str, suite: str, package: str) -> Path:
     """The root folder with `package`, made once (about a minute, 400 MB)."""
 
     def make(partial: Path) -> None:
-        if os.geteuid() != 0 or shutil.which("debootstrap") is None:
+        if os.geteuid() != 0:
             raise ServerFailed(
-                f"{package} needs root and debootstrap once: run `apt-get install -y debootstrap` and this again as "
-                "root, or set RABBITMQ_HOME, or use --provider docker or external"
+                f"{package} must be fetched once as root: run `make setup` as root, set RABBITMQ_HOME, "
+                "or use --provider docker or external"
             )
+        _have_debootstrap()
         log = partial.with_suffix(".log")
         with log.open("w") as out:
             # debootstrap mounts /proc into the root; in a namespace of its own that ends with it, even when killed.
@@ -80,6 +82,21 @@ def root_with(cache: Path, name: str, suite: str, package: str) -> Path:
         shutil.rmtree(partial / "var/cache/apt", ignore_errors=True)
 
     return fetched(cache, name, NEEDS_BYTES, make)
+
+
+def _have_debootstrap() -> None:
+    """Install the one tool that makes the root, if it is not there; nothing else is installed on the host."""
+    if shutil.which("debootstrap"):
+        return
+    print("testbed: installing debootstrap with apt-get", file=sys.stderr)
+    env = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+    for words in (["update"], ["install", "-y", "debootstrap"]):
+        done = subprocess.run(
+            ["apt-get", "-q", *words], env=env, capture_output=True, text=True, stdin=subprocess.DEVNULL
+        )
+    if done.returncode:
+        reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
+        raise ServerFailed(f"debootstrap could not be installed ({reason}); run `apt-get install -y debootstrap`")
 
 
 def inside(root: Path, folder: Path, command: Sequence[str]) -> list[str]:

@@ -6,7 +6,6 @@
 import contextlib
 import json
 import os
-import shutil
 import signal
 import sys
 import time
@@ -17,7 +16,6 @@ from types import FrameType, TracebackType
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
-import platformdirs
 import typer
 
 from brokers.kafka import server as kafka
@@ -25,8 +23,9 @@ from brokers.rabbitmq import server as rabbitmq
 from servers import container, postgres
 from servers.lifecycle import NotControlled, Server, ServerFailed
 from servers.process import end_orphans, locked, write_atomically
+from testbed import doctor
+from testbed.folders import cache_folder, rabbitmq_home, state_folder
 
-NAME = "dual-broker-testbed"
 BROKERS = ("kafka", "rabbitmq")
 PROVIDERS = ("native", "docker", "external")
 Provider = Literal["auto", "native", "docker", "external"]
@@ -35,16 +34,6 @@ URL_SETTINGS = {"postgres": "DATABASE_URL", "kafka": "KAFKA_BOOTSTRAP_SERVERS", 
 COMPOSE_FILE = Path(__file__).parent.parent / "docker-compose.yml"
 KEPT = "testbed.json"
 """In a state folder: written last by `up`; says which services are there. Without it they belong to a process."""
-
-
-def cache_folder() -> Path:
-    """Where fetched services are kept: TESTBED_CACHE, else the user's cache folder."""
-    return Path(os.environ.get("TESTBED_CACHE") or platformdirs.user_cache_dir(NAME)).expanduser().resolve()
-
-
-def state_folder() -> Path:
-    """Where `up` keeps its services: TESTBED_STATE, else the user's state folder."""
-    return Path(os.environ.get("TESTBED_STATE") or platformdirs.user_state_dir(NAME)).expanduser().resolve()
 
 
 @dataclass(frozen=True)
@@ -102,8 +91,14 @@ def start(brokers: Iterable[str], folder: Path, provider: str = "auto", **option
     """
     end_orphans(is_kept)
     services = build(brokers, folder, provider, **options)
+    _require(services)
     services.start()
     return services
+
+
+def _require(services: Services) -> None:
+    if services.provider == "native":
+        doctor.require(server.name for server in services.servers)
 
 
 def is_kept(service_folder: Path) -> bool:
@@ -112,7 +107,7 @@ def is_kept(service_folder: Path) -> bool:
 
 
 def build(brokers: Iterable[str], folder: Path, provider: str = "auto", **options: Mapping[str, Any]) -> Services:
-    """The services of a folder, started or not; starts nothing."""
+    """The services of a folder, started or not; starts nothing. Raises ServerFailed for what the machine lacks."""
     wanted = [name for name in BROKERS if name in set(brokers)]
     unknown = set(brokers) - set(BROKERS)
     if unknown:
@@ -129,23 +124,14 @@ def build(brokers: Iterable[str], folder: Path, provider: str = "auto", **option
 
 def choose_provider(brokers: Sequence[str]) -> str:
     """Native where this machine can run it, else Docker if an engine answers. Raises ServerFailed with the mend."""
-    if sys.platform == "linux" and ("rabbitmq" not in brokers or can_run_rabbitmq()):
+    if sys.platform == "linux" and not doctor.lacks(("postgres", *brokers)):
         return "native"
     if container.engine_answers():
         return "docker"
-    raise ServerFailed(
-        "this machine can neither run the services itself nor reach a Docker engine; "
-        "`testbed doctor` says what is lacking"
-    )
-
-
-def can_run_rabbitmq() -> bool:
-    """Whether one new enough is there or could be fetched."""
-    if os.environ.get("RABBITMQ_HOME") or (cache_folder() / "rabbitmq-trixie" / ".complete").exists():
-        return True
-    return shutil.which("rabbitmq-server") is not None or (
-        os.geteuid() == 0 and shutil.which("debootstrap") is not None
-    )
+    if sys.platform != "linux":
+        raise ServerFailed("native services need Linux: start a Docker engine, or use --provider external")
+    doctor.require(("postgres", *brokers))
+    return "native"
 
 
 def fetch(brokers: Iterable[str] = BROKERS) -> None:
@@ -153,7 +139,7 @@ def fetch(brokers: Iterable[str] = BROKERS) -> None:
     if "kafka" in brokers:
         kafka.fetch(cache_folder())
     if "rabbitmq" in brokers:
-        rabbitmq.fetch(cache_folder(), os.environ.get("RABBITMQ_HOME") or None)
+        rabbitmq.fetch(cache_folder(), rabbitmq_home())
 
 
 def _native(name: str, folder: Path, options: Mapping[str, Any]) -> Server:
@@ -161,7 +147,7 @@ def _native(name: str, folder: Path, options: Mapping[str, Any]) -> Server:
         return postgres.Postgres(folder, **options)
     if name == "kafka":
         return kafka.Kafka(folder, cache_folder(), **options)
-    return rabbitmq.RabbitMQ(folder, cache_folder(), os.environ.get("RABBITMQ_HOME") or None, **options)
+    return rabbitmq.RabbitMQ(folder, cache_folder(), rabbitmq_home(), **options)
 
 
 PROBES: Mapping[str, container.Probe] = {
@@ -216,6 +202,7 @@ def up(brokers: Sequence[str], folder: Path, provider: str) -> Services:
         end_orphans(is_kept)
         names = [*before.brokers, *brokers] if before else brokers
         services = build(names, folder, before.provider if before else provider)
+        _require(services)
         services.start()
         kept = {"provider": services.provider, "brokers": list(services.brokers)}
         write_atomically(folder / KEPT, json.dumps(kept))
@@ -422,8 +409,8 @@ def register(app: typer.Typer) -> None:
     @app.command("fetch", hidden=True, help="Fetch the services into the cache folder.")
     def _fetch() -> None:
         with _told():
-            typer.echo(f"services: {cache_folder()}", err=True)
-            fetch()
+            if choose_provider(BROKERS) == "native":
+                fetch()
 
 
 def _target(services: Services | None, broker: str | None) -> Server:

@@ -21,6 +21,8 @@ COORDINATES = "+".join(
         "org.apache.logging.log4j:log4j-core:2.25.1",
     )
 )
+FOLDER = f"kafka-{VERSION}"
+"""Its name in the cache folder."""
 READINESS_TOPIC = "testbed-readiness"
 MESSAGE_MAX_BYTES = 1_048_588
 """Kafka's own default for one batch, stated because the adapter's local size check follows it."""
@@ -38,7 +40,7 @@ rootLogger.appenderRef.stdout.ref = stdout
 
 def fetch(cache: Path) -> Path:
     """The folder with Kafka's jars; fetched once."""
-    return jars(cache, f"kafka-{VERSION}", COORDINATES)
+    return jars(cache, FOLDER, COORDINATES)
 
 
 class Kafka(ProcessServer):

@@ -15,6 +15,7 @@ from typing import NamedTuple
 from urllib.parse import quote
 
 import pika
+from pika.adapters.utils.connection_workflow import AMQPConnectorException
 from pika.exceptions import AMQPError
 
 from servers.debian import INSIDE, inside, root_with
@@ -23,6 +24,8 @@ from servers.process import ProcessServer
 
 AT_LEAST = (4, 0)
 SUITE = "trixie"
+FOLDER = f"rabbitmq-{SUITE}"
+"""Its name in the cache folder."""
 PLUGINS = ("rabbitmq_management", "rabbitmq_stream", "rabbitmq_prometheus")
 USER = "testbed"
 
@@ -37,7 +40,7 @@ class Installation(NamedTuple):
 
 def fetch(cache: Path, home: str | None = None) -> Installation:
     """Where RabbitMQ is; makes the Debian root if nothing else is new enough."""
-    return _on_host(home) or _in_root(root_with(cache, f"rabbitmq-{SUITE}", SUITE, "rabbitmq-server"))
+    return on_host(home) or _in_root(root_with(cache, FOLDER, SUITE, "rabbitmq-server"))
 
 
 def _in_root(root: Path) -> Installation:
@@ -48,7 +51,8 @@ def _in_root(root: Path) -> Installation:
 
 
 @remembered
-def _on_host(home: str | None) -> Installation | None:
+def on_host(home: str | None) -> Installation | None:
+    """The one in `home` or on the path if it is new enough. Raises ServerFailed if `home` is not."""
     if home:
         if not (Path(home) / "sbin" / "rabbitmq-server").exists():
             raise ServerFailed(f"RABBITMQ_HOME={home} has no sbin/rabbitmq-server; set it to an unpacked RabbitMQ")
@@ -214,6 +218,6 @@ def publish_one(url: str, timeout_s: float) -> str | None:
         finally:
             if connection.is_open:
                 connection.close()
-    except (AMQPError, OSError) as error:
+    except (AMQPError, AMQPConnectorException, OSError) as error:
         return str(error) or type(error).__name__
     return None

@@ -1,0 +1,50 @@
+# Two commands on a bare machine: `make compare` and `make test`. Everything else is listed by `make help`.
+VENV ?= .venv
+BIN = $(VENV)/bin
+PART ?= adapter
+BROKER ?= kafka
+
+.PHONY: help setup lint test test-long compare bench up status down doctor lock clean
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
+
+setup:  ## make $(VENV) from the lock and fetch the services; does nothing when up to date
+	@VENV=$(VENV) scripts/setup
+
+lint: setup  ## style, types and the direction of imports
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test: lint  ## lint and every test but the long ones
+	$(BIN)/python -m pytest -m "not long"
+
+test-long: setup  ## the long tests: soak, many schedules, original durations
+	$(BIN)/python -m pytest -m long
+
+compare: setup  ## the quick comparison of both brokers, with a report
+	$(BIN)/testbed compare --quick
+
+bench: setup  ## one part against its bare baseline: PART=adapter|relay|inbox|api BROKER=kafka|rabbitmq
+	$(BIN)/testbed bench $(PART) --broker $(BROKER)
+
+up: setup  ## start real services and leave them running
+	$(BIN)/testbed up --broker both
+
+status: setup  ## show them
+	$(BIN)/testbed status
+
+down: setup  ## stop them
+	$(BIN)/testbed down
+
+doctor: setup  ## what this machine has and lacks
+	$(BIN)/testbed doctor
+
+lock: setup  ## write requirements.lock anew from pyproject.toml
+	@VENV=$(VENV) scripts/lock
+
+clean:  ## remove what was made in this folder; the cache of services stays
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
