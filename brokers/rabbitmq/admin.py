@@ -190,7 +190,7 @@ class RabbitAdmin:
                 if number % (_READ_PREFETCH // 2) == 0:
                     channel.basic_ack(method.delivery_tag, multiple=True)
                 if codec.MARKER not in headers:
-                    yield Arrival("", method.delivery_tag, False, method.routing_key, headers, body)
+                    yield Arrival("", method.delivery_tag, None, method.routing_key, headers, body)
             channel.cancel()
 
     def _stream_lag(self, group: str) -> Mapping[str, Lag]:

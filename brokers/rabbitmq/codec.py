@@ -85,7 +85,11 @@ def envelope_of(headers: Mapping[str, object], body: bytes, topic: str) -> Envel
         if headers["cloudEvents_specversion"] != "1.0":
             raise Malformed(f"specversion {headers['cloudEvents_specversion']!r} is not 1.0")
         sequence = headers.get("cloudEvents_sequence")
+        correlation, causation = headers.get("cloudEvents_correlationid"), headers.get("cloudEvents_causationid")
         schema = headers.get("cloudEvents_dataschema")
+        # With the six that are always there: how many headers are not the publisher's own.
+        attributes = 6 + (sequence is not None) + (correlation is not None) + (causation is not None)
+        attributes += (schema is not None) + (PUBLISHED_MS in headers)
         envelope = Envelope(
             headers["cloudEvents_id"],  # type: ignore[arg-type]
             topic,
@@ -96,9 +100,9 @@ def envelope_of(headers: Mapping[str, object], body: bytes, topic: str) -> Envel
             datetime.fromisoformat(headers["cloudEvents_time"]),  # type: ignore[arg-type]
             body,
             1 if schema is None else int(str(schema).rpartition(":")[2]),
-            headers.get("cloudEvents_correlationid"),  # type: ignore[arg-type]
-            headers.get("cloudEvents_causationid"),  # type: ignore[arg-type]
-            foreign_headers(headers),
+            correlation,  # type: ignore[arg-type]
+            causation,  # type: ignore[arg-type]
+            () if len(headers) == attributes else foreign_headers(headers),
         )
     except KeyError as missing:
         raise Malformed(f"header {missing.args[0]} is not there") from missing
@@ -129,7 +133,8 @@ def foreign_headers(headers: Mapping[str, object]) -> tuple[tuple[str, bytes], .
 
 
 def wire_headers(headers: Mapping[str, object]) -> tuple[tuple[str, bytes], ...]:
-    return tuple((name, as_bytes(value)) for name, value in headers.items())
+    """All that came, but for the headers that `failure_headers` put on a letter."""
+    return tuple((name, as_bytes(value)) for name, value in headers.items() if not name.startswith(_FAILURE))
 
 
 def as_bytes(value: object) -> bytes:

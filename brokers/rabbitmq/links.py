@@ -18,7 +18,8 @@ class Arrival(NamedTuple):
 
     consumer: str
     tag: int
-    redelivered: bool
+    redelivered: bool | None
+    """None: read from a stream, which marks nothing."""
     routing_key: str
     properties: object
     body: bytes

@@ -212,6 +212,8 @@ class RabbitSubscriber:
                 raw.appendleft(arrival)  # Its consume is not answered yet: the next look knows the lane.
                 self._wake.set()
                 break
+            if self._is_stream:
+                arrival = arrival._replace(redelivered=None)
             delivery = delivery_of(arrival, lane, session)
             owed[arrival.tag] = lane
             if self._is_stream and not self._takes(delivery, lane):
@@ -311,7 +313,8 @@ def delivery_of(arrival: Arrival, lane: Lane, session: object) -> Delivery:
     envelope: Envelope | None = None
     error = failed_group = origin_topic = ""
     failure = None
-    if topic.endswith(DEAD_LETTER_SUFFIX):
+    is_letter = topic.endswith(DEAD_LETTER_SUFFIX)
+    if is_letter:
         failure = codec.failure_of(headers)
         failed_group = str(headers.get(codec.FAILED_GROUP, ""))
         topic = origin_topic = str(headers.get(codec.ORIGIN) or topic.removesuffix(DEAD_LETTER_SUFFIX))
@@ -331,7 +334,8 @@ def delivery_of(arrival: Arrival, lane: Lane, session: object) -> Delivery:
         arrival.redelivered,
         error,
         arrival.body,
-        codec.wire_headers(headers),
+        # Only who keeps the raw message reads them; a table costs as much as the envelope.
+        codec.wire_headers(headers) if envelope is None or is_letter else (),
         key,
         failure,
         failed_group or None,

@@ -112,3 +112,9 @@ def test_what_the_broker_gave_up_by_itself_says_so() -> None:
 def test_a_naive_time_cannot_travel() -> None:
     with pytest.raises(ValueError, match="time zone"):
         codec.headers_of(EVENT._replace(occurred_at=datetime(2026, 1, 1)), 0)
+
+
+def test_a_foreign_header_is_kept_where_optional_attributes_are_absent() -> None:
+    headers = {name: value for name, value in wire(EVENT).items() if name not in ("header_names", codec.PUBLISHED_MS)}
+    del headers["cloudEvents_dataschema"]
+    assert set(codec.envelope_of(headers, b"", "orders").headers) == set(EVENT.headers)
