@@ -12,7 +12,7 @@ class NotControlled(ServerFailed):
     """This provider does not own the process, so it cannot be killed, paused, resumed or stopped from here."""
 
     def __init__(self, name: str, action: str) -> None:
-        super().__init__(f"{name}, as it runs here, does not let the testbed {action} it; use another --provider or --broker")
+        super().__init__(f"the testbed cannot {action} {name} as it runs here; use another --provider or --broker")
 
 
 class Server(Protocol):
