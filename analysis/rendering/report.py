@@ -143,9 +143,7 @@ def _section(scenario: str, runs: list[Result]) -> dict[str, Any]:
         "scenario": scenario,
         "runs": runs,
         "charts": [
-            {"file": f"{prefix}-{name}.svg", "caption": caption, "svg": Markup(svg)}
-            for name, caption, svg in drawn
-            if svg
+            {"file": f"{prefix}-{name}.svg", "caption": caption, "svg": svg} for name, caption, svg in drawn if svg
         ],
     }
 
