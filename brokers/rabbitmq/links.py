@@ -9,8 +9,7 @@ from time import monotonic
 from typing import NamedTuple, Protocol
 
 from brokers.rabbitmq.codec import Outgoing
-from brokers.rabbitmq.config import RabbitConfig
-from brokers.rabbitmq.errors import Loss, unavailable
+from brokers.rabbitmq.errors import Loss
 
 
 class Arrival(NamedTuple):
@@ -77,30 +76,5 @@ class LinkLost(Exception):
         self.loss = loss
 
 
-def new_link(config: RabbitConfig, listener: Listener) -> Link:
-    if config.client == "pika":
-        from brokers.rabbitmq.pika_link import PikaLink
-
-        return PikaLink(config, listener)
-    from brokers.rabbitmq.aio_pika_link import AioPikaLink
-
-    return AioPikaLink(config, listener)
-
-
-def opened_link(config: RabbitConfig, listener: Listener, confirms: bool, timeout_s: float) -> Link:
-    """Raises LinkLost; nothing stays open then."""
-    link = new_link(config, listener)
-    try:
-        link.open(confirms, timeout_s)
-    except LinkLost:
-        link.abort()
-        raise
-    return link
-
-
 def remaining_s(deadline: float) -> float:
     return max(0.0, deadline - monotonic())
-
-
-def lost_as_unavailable(config: RabbitConfig, waited_s: float, lost: LinkLost) -> Exception:
-    return unavailable(config.address, waited_s, lost.loss)

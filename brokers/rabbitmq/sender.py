@@ -19,10 +19,11 @@ from collections.abc import Callable, Sequence
 from time import monotonic, sleep
 from uuid import uuid4
 
+from brokers.rabbitmq.clients import opened_link
 from brokers.rabbitmq.codec import Outgoing
 from brokers.rabbitmq.config import RabbitConfig
 from brokers.rabbitmq.errors import NOT_FOUND, Loss, largest_taken_bytes
-from brokers.rabbitmq.links import Arrival, Link, LinkLost, Listener, opened_link, remaining_s
+from brokers.rabbitmq.links import Arrival, Link, LinkLost, Listener, remaining_s
 from core.messaging.outcomes import CONFIRMED, Outcome, refused, unknown
 
 log = logging.getLogger(__name__)

@@ -14,9 +14,11 @@ from time import monotonic
 from typing import NamedTuple, cast
 
 from brokers.rabbitmq import codec
+from brokers.rabbitmq.clients import opened_link
 from brokers.rabbitmq.config import RabbitConfig
 from brokers.rabbitmq.errors import NOT_FOUND, Loss
-from brokers.rabbitmq.links import Arrival, Link, LinkLost, opened_link
+from brokers.rabbitmq.links import Arrival, Link, LinkLost
+from brokers.rabbitmq.pika_link import headers_in
 from brokers.rabbitmq.positions import Positions, Start
 from brokers.rabbitmq.sender import FIRST_BACKOFF_S, LAST_BACKOFF_S, Sender, deadline_after
 from brokers.rabbitmq.topology import DEAD_LETTER_KEY, Lane, exchange_of, lanes_of, priorities, routing_key
@@ -345,8 +347,6 @@ def delivery_of(arrival: Arrival, lane: Lane, session: object) -> Delivery:
 
 def headers_of(arrival: Arrival) -> dict[str, object]:
     if isinstance(arrival.properties, bytes):
-        from brokers.rabbitmq.pika_link import headers_in
-
         return headers_in(arrival.properties)
     return cast(dict[str, object], arrival.properties)
 
