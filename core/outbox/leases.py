@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterable
 
+import psycopg
 from sqlalchemy import Engine
 
 from core.outbox.decisions import fair_share
@@ -93,6 +94,7 @@ class LeaseKeeper:
         self._leaving: set[int] = set()
         self._in_use: frozenset[int] = frozenset()
         self._valid_until = 0.0
+        self._fault: psycopg.Error | None = None
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._keep, name="lease-keeper", daemon=True)
 
@@ -106,6 +108,8 @@ class LeaseKeeper:
 
     def use(self, also: Iterable[int]) -> dict[int, int]:
         """Bucket -> epoch of what may be read now. These and `also` (in flight) are not given back until `used`."""
+        if self._fault is not None:
+            raise self._fault
         with self._lock:
             if time.monotonic() >= self._valid_until:
                 return {}
@@ -138,6 +142,11 @@ class LeaseKeeper:
             except LOST as error:
                 log.warning("leases not renewed", extra={"owner": self._owner, "error": str(error).strip()})
                 self._stop.wait(min(0.25, self._lease_s / 5))
+            except psycopg.Error as error:
+                # No table, no right: waiting mends nothing, and a relay that silently owns nothing would look idle.
+                self._fault = error
+                self._wake.set()
+                return
 
     def _tick(self, table: LeaseTable) -> None:
         started_at = time.monotonic()

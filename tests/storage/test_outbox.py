@@ -4,6 +4,7 @@ import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
+import psycopg
 import pytest
 from sqlalchemy import Engine
 from sqlalchemy.orm import Session
@@ -12,14 +13,14 @@ from core.messaging.envelope import Envelope
 from core.messaging.outcomes import CONFIRMED, Outcome, refused, unknown
 from core.outbox.doorbell import Doorbell
 from core.outbox.leases import LeaseTable
-from core.outbox.relay import RelayOptions
+from core.outbox.relay import Relay, RelayOptions
 from core.outbox.retention import delete_old_events
 from core.outbox.rows import OutboxSink, add_events
 from core.outbox.storage import PLANNER, DriverSession, OutboxStorage, measure_depth, requeue
 from core.storage.event_store import VersionConflict, load
 from core.storage.schema import create_schema
 from core.storage.tables import MessagingTables
-from tests.storage.outbox_rows import Wire, event, is_empty, open_outbox, relaying, scalar, until, write
+from tests.storage.outbox_rows import QUICK, Wire, event, is_empty, open_outbox, relaying, scalar, until, write
 
 Outbox = tuple[Engine, MessagingTables]
 
@@ -200,6 +201,14 @@ def test_a_relay_whose_lease_was_taken_marks_nothing(outbox: Outbox) -> None:
         until(lambda: len(LeaseTable(leases, tables, "second", lease_s=60).take(64)) == 64)
         assert storage.clear(rows, first) == set()
         assert scalar(engine, "SELECT count(*) FROM pending") == 1
+
+
+def test_a_relay_without_its_tables_says_so_instead_of_waiting(outbox: Outbox) -> None:
+    engine, tables = outbox
+    with engine.begin() as connection:
+        connection.exec_driver_sql("DROP TABLE bucket_lease")
+    with pytest.raises(psycopg.errors.UndefinedTable, match="bucket_lease"):
+        Relay(engine, tables, Wire(), QUICK).run(threading.Event())
 
 
 def test_a_take_over_waits_for_a_mark_under_way(outbox: Outbox) -> None:
