@@ -47,6 +47,13 @@ def test_an_id_in_capitals_is_the_same_id(bench: Bench) -> None:
     assert bench.effects()[0] == event.id
 
 
+def test_an_id_that_only_comes_in_capitals_is_applied(bench: Bench) -> None:
+    event = order(1)
+    bench.publish(event._replace(id=event.id.upper()))
+    drain(bench.worker(count_it))
+    assert bench.effects() == [event.id]
+
+
 def test_two_groups_each_apply_the_same_event(bench: Bench) -> None:
     event = order(1)
     bench.publish(event)
