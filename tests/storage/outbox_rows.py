@@ -13,6 +13,7 @@ from core.journey import Probe
 from core.messaging.envelope import Envelope
 from core.messaging.outcomes import CONFIRMED, Outcome
 from core.messaging.ports import Publisher
+from core.messaging.topology import Route, Topology
 from core.outbox.relay import Relay, RelayOptions
 from core.outbox.rows import add_events
 from core.storage.database import create_database_engine
@@ -103,3 +104,12 @@ def scalar(engine: Engine, sql: str) -> object:
 
 def is_empty(engine: Engine) -> bool:
     return scalar(engine, "SELECT count(*) FROM pending") == 0
+
+
+def topology_of(prefix: str) -> Topology:
+    return Topology(
+        routes={"OrderCreated": Route("orders", "order.created")},
+        subscriptions={"billing": frozenset({"OrderCreated"})},
+        partitions=3,
+        prefix=prefix,
+    )
