@@ -42,8 +42,8 @@ down: setup  ## stop them
 doctor: setup  ## what this machine has and lacks
 	$(BIN)/testbed doctor
 
-lock: setup  ## write requirements.lock anew from pyproject.toml
-	@VENV=$(VENV) scripts/lock
+lock:  ## write requirements.lock anew from pyproject.toml
+	@scripts/lock
 
 clean:  ## remove what was made in this folder; the cache of services stays
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis *.egg-info
