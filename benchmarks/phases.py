@@ -41,8 +41,11 @@ class System(Lab, Protocol):
     def restart_missing(self) -> None:
         """Start every role process anew that a fault left dead or paused."""
 
-    def fresh_consumers(self) -> None:
-        """Replace every consumer process by a new one."""
+    def stop_consumers(self) -> None:
+        """End every consumer process in good order: what it was handed and did not ack is owed again."""
+
+    def start_consumers(self) -> None:
+        """Fresh processes; returns when they are at work."""
 
     def backlog(self) -> int | None:
         """Messages still owed: rows of the outbox that are not held by a parked key + lag of every group.
@@ -153,13 +156,21 @@ class _Run:
         self.system.restart_missing()
 
     def drain(self) -> None:
-        """Wait until nothing is owed, then once more with fresh consumers: what they are not given is not there."""
+        """Wait until nothing is owed, then make sure of it and let fresh consumers read to the end.
+
+        While consumers are connected a broker may tell late what they hold unacked (RabbitMQ's statistics are seconds
+        old). Without any the count is exact; so the drain is complete only if nothing was owed then.
+        """
         self.recorder.phase("drain")
         began_s = time.monotonic()
         try:
-            if self._settle(began_s):
-                self.system.fresh_consumers()
-                self.drained = self._settle(began_s)
+            while self._settle(began_s):
+                self.system.stop_consumers()
+                nothing_owed = self._settle(began_s, quiet_polls=2, patience_s=2.0)
+                self.system.start_consumers()
+                if nothing_owed:
+                    self.drained = self._settle(began_s)
+                    break
         finally:
             self.drain_s = time.monotonic() - began_s
 
@@ -172,15 +183,17 @@ class _Run:
         self.recorder.close()
         (self.folder / "run.json").write_text(json.dumps(self._run_file(), indent=2, default=str) + "\n")
 
-    def _settle(self, began_s: float) -> bool:
+    def _settle(self, began_s: float, quiet_polls: int = 3, patience_s: float = float("inf")) -> bool:
+        """Whether nothing was owed, several times in a row, before the drain's time or the patience ran out."""
         quiet = 0
-        while (left_s := began_s + self.scenario.drain_s - time.monotonic()) > 0:
+        give_up_s = min(began_s + self.scenario.drain_s, time.monotonic() + patience_s)
+        while (left_s := give_up_s - time.monotonic()) > 0:
             self.system.check_alive()
             backlog = self.system.backlog()
             self.show(Moment("drain", left_s, "no answer yet" if backlog is None else f"{backlog} owed"))
-            # Thrice in a row: a message between outbox and broker is in neither count for an instant.
+            # In a row: a message between outbox and broker is in neither count for an instant.
             quiet = quiet + 1 if backlog == 0 else 0
-            if quiet == 3:
+            if quiet == quiet_polls:
                 return True
             time.sleep(SETTLE_POLL_S)
         return False

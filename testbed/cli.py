@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from testbed import experiments, judging, roles, services, wiring
+from testbed import doctor, experiments, judging, roles, services, wiring
 from testbed.settings import SettingError, Settings, read_settings
 
 COULD_NOT_RUN = 2
@@ -19,7 +19,7 @@ app = typer.Typer(
     help="One shop on Kafka or RabbitMQ, under load and faults, with every message accounted for.",
     epilog="Start with `testbed doctor`, then `testbed compare --quick`. Settings come from the environment.",
 )
-# doctor.register(app)
+doctor.register(app)
 services.register(app)
 experiments.register(app)
 judging.register(app)

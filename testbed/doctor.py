@@ -13,6 +13,7 @@ from typing import Annotated, Literal, NamedTuple
 
 import psutil
 import typer
+from rich.console import Console
 
 from brokers.kafka import server as kafka
 from brokers.rabbitmq import server as rabbitmq
@@ -180,7 +181,7 @@ def register(app: typer.Typer) -> None:
         if settings:
             from testbed.wiring import settings_table
 
-            typer.echo(settings_table())
+            Console().print(settings_table())
             return
         findings = [check() for check in CHECKS.values()]
         for finding in findings:

@@ -37,6 +37,7 @@ from history.recorder import Recorder
 from servers.lifecycle import Server
 from servers.process import OWNER, PARENT, free_ports, identify, tail, wait_until
 from testbed import wiring
+from testbed.equivalence import equivalents
 from testbed.ledger import export_ledger
 from testbed.services import Services
 from testbed.settings import SEAMS, Settings
@@ -222,10 +223,13 @@ class RunLab:
                 process.start()
         self._wait_for_api()
 
-    def fresh_consumers(self) -> None:
+    def stop_consumers(self) -> None:
         for process in self._of("consumer"):
             process.mortal = True
             process.end()
+
+    def start_consumers(self) -> None:
+        for process in self._of("consumer"):
             process.start()
         self._wait_for_history()
 
@@ -275,12 +279,13 @@ class RunLab:
         return {
             "versions": {**versions, "python": platform.python_version(), **{name: version(name) for name in clients}},
             "machine": {
-                "cores": os.cpu_count(),
+                "cpus": os.cpu_count(),
                 "memory_bytes": memory.total,
                 "system": platform.platform(),
                 "provider": self._services.provider,
             },
             "settings": wiring.effective_settings(self._settings),
+            "equivalents": [row._asdict() for row in equivalents(self._settings)],
             "strategies": {"publish": self._settings.publish_strategy, "consume": self._settings.consume_strategy},
             "seams": {name: self._settings.seam(name) for name in SEAMS},
             "git_revision": _git_revision(),
@@ -327,6 +332,7 @@ class RunLab:
         found = {name.lower(): url for name, url in self._services.environment.items()}
         base, _, _ = found["database_url"].rpartition("/")
         found["database_url"] = f"{base}/{self._database_name}"
+        found["rabbitmq_management_url"] = str(getattr(self._services.broker, "management_url", ""))
         return found
 
     def _create_database(self) -> None:

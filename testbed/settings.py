@@ -64,6 +64,7 @@ class Settings(BaseSettings):
     consume_strategy: Annotated[ConsumeStrategy, BeforeValidator(_lower)] = "inbox"
     seams: dict[str, str] = Field(default_factory=dict)
     """Seam -> value, over what the two strategies name; JSON in the environment."""
+    message_max_bytes: int = Field(2_000_000, ge=1_000, le=8_000_000)
     partitions: int = Field(3, ge=1, le=256)
     audit: bool = True
     topic_prefix: str = Field("", pattern=r"^[A-Za-z0-9._-]{0,60}$")

@@ -8,6 +8,9 @@ import random
 from dataclasses import dataclass
 from pathlib import Path
 
+from rich.console import Group
+from rich.markup import escape
+from rich.table import Table
 from sqlalchemy import Engine, MetaData
 
 import brokers.kafka
@@ -34,7 +37,8 @@ from core.storage.shop import ShopTables, shop_tables
 from core.storage.tables import MessagingTables, messaging_tables
 from faults.crash import CrashProbe, parse_crash_point
 from history.recorder import Recorder
-from testbed.settings import SettingError, Settings
+from testbed.equivalence import broker_settings, equivalents, kafka_config, rabbit_config
+from testbed.settings import SettingError, Settings, read_settings
 
 
 @dataclass(frozen=True)
@@ -60,28 +64,9 @@ def connect_broker(settings: Settings) -> Broker:
     try:
         match settings.broker:
             case "kafka":
-                return brokers.kafka.connect(
-                    brokers.kafka.KafkaConfig(
-                        bootstrap_servers=settings.kafka_bootstrap_servers,
-                        durability=settings.durability,
-                        group_protocol=settings.kafka_group_protocol,
-                        session_timeout_s=settings.session_timeout_s,
-                        linger_ms=settings.linger_ms,
-                        compression=settings.compression,
-                    ),
-                    shape,
-                )
+                return brokers.kafka.connect(kafka_config(settings), shape)
             case "rabbitmq":
-                return brokers.rabbitmq.connect(
-                    brokers.rabbitmq.RabbitConfig(
-                        url=settings.rabbitmq_url,
-                        management_url=settings.rabbitmq_management_url or None,
-                        queue_type=settings.rabbitmq_queue_type,
-                        client=settings.rabbitmq_client,
-                        durability=settings.durability,
-                    ),
-                    shape,
-                )
+                return brokers.rabbitmq.connect(rabbit_config(settings), shape)
             case "memory":
                 return brokers.memory.connect(brokers.memory.MemoryConfig(), shape)
     except ValueError as error:
@@ -196,4 +181,26 @@ def effective_settings(settings: Settings) -> dict[str, object]:
     """Every setting in force, for run.json; addresses and secrets left out, they say nothing about the run."""
     hidden = {"database_url", "rabbitmq_url", "rabbitmq_management_url", "kafka_bootstrap_servers", "jwt_secret"}
     hidden |= {"history_dir", "crash_at", "topic_prefix", "api_host", "api_port"}
-    return settings.model_dump(exclude=hidden)
+    return {**settings.model_dump(exclude=hidden), settings.broker: broker_settings(settings)}
+
+
+def settings_table() -> Group:
+    """Equivalent settings of both brokers, then everything in force here; secrets hidden."""
+    settings = read_settings()
+    same = Table(title="The same promise on both brokers", show_lines=True)
+    for title in ("what is promised", "Kafka", "RabbitMQ"):
+        same.add_column(title, overflow="fold")
+    for row in equivalents(settings):
+        same.add_row(*map(escape, row))
+    effective = Table(title=f"In force for BROKER={settings.broker}")
+    for title in ("setting", "value"):
+        effective.add_column(title, overflow="fold")
+    for name, value in sorted(effective_settings(settings).items()):
+        if isinstance(value, dict):
+            for role, inner in value.items():
+                lines = inner.items() if isinstance(inner, dict) else [("", inner)]
+                for key, text in lines:
+                    effective.add_row(escape(f"{name} {role} {key}".strip()), escape(str(text)))
+        else:
+            effective.add_row(name.upper(), escape(str(value)))
+    return Group(same, effective)

@@ -1,0 +1,114 @@
+"""Which setting of one broker gives the promise that which setting of the other gives: read from the live settings.
+
+The values are those that the adapters really use; only the words that join them are written here.
+"""
+
+from typing import NamedTuple
+
+from brokers.kafka.config import KafkaConfig
+from brokers.rabbitmq.config import RabbitConfig
+from brokers.rabbitmq.effective import effective_settings
+from testbed.settings import Settings
+
+
+class Equivalent(NamedTuple):
+    promise: str
+    kafka: str
+    rabbitmq: str
+
+
+def kafka_config(settings: Settings) -> KafkaConfig:
+    return KafkaConfig(
+        bootstrap_servers=settings.kafka_bootstrap_servers,
+        durability=settings.durability,
+        group_protocol=settings.kafka_group_protocol,
+        session_timeout_s=settings.session_timeout_s,
+        linger_ms=settings.linger_ms,
+        compression=settings.compression,
+        message_max_bytes=settings.message_max_bytes,
+    )
+
+
+def rabbit_config(settings: Settings) -> RabbitConfig:
+    return RabbitConfig(
+        url=settings.rabbitmq_url,
+        management_url=settings.rabbitmq_management_url or None,
+        queue_type=settings.rabbitmq_queue_type,
+        client=settings.rabbitmq_client,
+        durability=settings.durability,
+        message_max_bytes=settings.message_max_bytes,
+    )
+
+
+def broker_settings(settings: Settings) -> dict[str, dict[str, str]]:
+    """Every client, topic and queue setting of the chosen broker, secrets hidden; nothing for `memory`."""
+    match settings.broker:
+        case "kafka":
+            shown = kafka_config(settings).effective_settings()
+            for role in shown.values():
+                role.pop("bootstrap.servers", None)
+            return shown
+        case "rabbitmq":
+            return effective_settings(rabbit_config(settings))
+        case "memory":
+            return {}
+
+
+def equivalents(settings: Settings) -> list[Equivalent]:
+    """The table that `testbed doctor --settings` and the report show."""
+    kafka = kafka_config(settings).effective_settings()
+    rabbit = effective_settings(rabbit_config(settings))
+    publisher, topic, reader = kafka["publisher"], kafka["topic"], kafka["subscriber"]
+    queue, sender = rabbit["group queue"], rabbit["publisher"]
+
+    def pairs(values: dict[str, str], *names: str) -> str:
+        return ", ".join(f"{name}={values[name]}" for name in names if name in values) or "not set"
+
+    return [
+        Equivalent(
+            f"durability tier {settings.durability}",
+            pairs(publisher, "acks", "enable.idempotence")
+            + "; "
+            + pairs(topic, "flush.messages").replace("not set", "the page cache, no fsync before the answer"),
+            pairs(sender, "delivery_mode", "publisher confirms")
+            + "; "
+            + pairs(queue, "x-queue-type")
+            + {"quorum": " (fsync before the confirm)", "classic": " (no fsync before the confirm)"}.get(
+                settings.rabbitmq_queue_type, ""
+            ),
+        ),
+        Equivalent(
+            "an ordered lane",
+            f"a partition of {settings.partitions}, chosen by CRC-32 of the key",
+            f"a queue of {settings.partitions}, chosen by CRC-32 of the key; "
+            + pairs(queue, "x-single-active-consumer"),
+        ),
+        Equivalent(
+            "a message nobody takes is noticed",
+            "allow.auto.create.topics=False; an unknown topic refuses",
+            pairs(sender, "mandatory") + "; basic.return refuses",
+        ),
+        Equivalent(
+            "the publisher gives up by itself",
+            pairs(publisher, "message.timeout.ms") + " (never: the port's time-out decides)",
+            f"never: the port's time-out decides ({settings.publish_timeout_s:g} s)",
+        ),
+        Equivalent("acknowledgement", pairs(reader, "enable.auto.commit"), rabbit["subscriber"]["acknowledgement"]),
+        Equivalent(
+            "lanes are shared in a group",
+            pairs(reader, "group.protocol"),
+            "consumer priorities on " + pairs(queue, "x-single-active-consumer"),
+        ),
+        Equivalent(
+            "a crash never drops a message",
+            "positions are committed after the effect",
+            pairs(queue, "x-delivery-limit", "x-dead-letter-strategy", "x-overflow"),
+        ),
+        Equivalent(
+            "kept for audit", pairs(topic, "retention.ms"), pairs(rabbit["audit stream"], "x-queue-type", "x-max-age")
+        ),
+        Equivalent("largest message", pairs(topic, "max.message.bytes"), pairs(sender, "message_max_bytes")),
+        Equivalent(
+            "copies written an event", "1, whatever the number of groups", "1 a group that takes it, 1 for audit"
+        ),
+    ]
