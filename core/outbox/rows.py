@@ -72,4 +72,4 @@ def add_events(target: Session | Connection, tables: MessagingTables, envelopes:
         INSERT INTO {tables.pending.fullname} (id, bucket, key) SELECT id, bucket, aggregate_id FROM input
     """
     buckets = [lane_of(envelope.key, BUCKETS) for envelope in envelopes]
-    execute(target, sql, [*columns_of(envelopes), buckets])
+    execute(target, sql, [*columns_of(tables, envelopes), buckets])

@@ -15,7 +15,7 @@ from sqlalchemy.exc import DBAPIError
 
 from core.messaging.envelope import Envelope
 from core.outbox.decisions import Failure, Row
-from core.storage.event_store import EVENT_AS_ENVELOPE
+from core.storage.event_store import event_as_envelope
 from core.storage.tables import MessagingTables
 
 LOST = (DBAPIError, psycopg.OperationalError, psycopg.InterfaceError, psycopg.errors.AdminShutdown)
@@ -95,7 +95,7 @@ class OutboxStorage:
                 ({candidates} AND next_try_at <= statement_timestamp() AND parked_at IS NULL ORDER BY id LIMIT %s)
                 ORDER BY id LIMIT %s
             )
-            SELECT c.id, c.bucket, c.attempts, {EVENT_AS_ENVELOPE}
+            SELECT c.id, c.bucket, c.attempts, {event_as_envelope(tables)}
             FROM candidate c JOIN {event} e ON e.id = c.id ORDER BY c.id"""
         # The one commit that may be lost in a crash of the database: then rows are published twice, none is skipped.
         self._clear = f"""
@@ -153,7 +153,7 @@ class OutboxStorage:
 
 
 def rows_from(found: Sequence[tuple[Any, ...]]) -> list[Row]:
-    """Tuples of id, bucket, attempts and `EVENT_AS_ENVELOPE`: slices and NamedTuples, nothing slower."""
+    """Tuples of id, bucket, attempts and `event_as_envelope`: slices and NamedTuples, nothing slower."""
     make = Envelope._make
     no_headers = ((),)
     return [Row(row[0], row[1], row[2], make(row[3:] + no_headers)) for row in found]

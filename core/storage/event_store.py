@@ -16,7 +16,6 @@ from sqlalchemy.orm import Session
 from core.messaging.envelope import Envelope
 from core.storage.tables import MessagingTables
 
-SOURCE_PREFIX = "/shop/"
 COLUMNS = (
     "event_id, topic, event_type, aggregate_type, aggregate_id, sequence, "
     "schema_version, correlation_id, causation_id, occurred_at, payload"
@@ -26,11 +25,13 @@ ARRAYS = (
     "%s::smallint[], %s::text[], %s::text[], %s::timestamptz[], %s::text[]"
 )
 
-EVENT_AS_ENVELOPE = (
-    f"e.event_id::text, e.topic, e.event_type, '{SOURCE_PREFIX}' || e.aggregate_type, e.aggregate_id, e.sequence, "
-    "e.occurred_at, convert_to(e.payload, 'UTF8'), e.schema_version, e.correlation_id, e.causation_id"
-)
-"""Of an event `e`: the fields of an Envelope in its order, but for the headers, which no column keeps."""
+
+def event_as_envelope(tables: MessagingTables) -> str:
+    """Columns of an event `e`: the fields of an Envelope in its order, but for the headers, which no column keeps."""
+    return (
+        f"e.event_id::text, e.topic, e.event_type, '{tables.source_prefix}' || e.aggregate_type, e.aggregate_id, "
+        "e.sequence, e.occurred_at, convert_to(e.payload, 'UTF8'), e.schema_version, e.correlation_id, e.causation_id"
+    )
 
 
 class VersionConflict(Exception):
@@ -52,7 +53,7 @@ def append(target: Session | Connection, tables: MessagingTables, envelopes: Seq
     """
     if envelopes:
         sql = f"INSERT INTO {tables.event.fullname} ({COLUMNS}) SELECT * FROM unnest({ARRAYS})"
-        execute(target, sql, columns_of(envelopes))
+        execute(target, sql, columns_of(tables, envelopes))
 
 
 def load(
@@ -71,7 +72,7 @@ def load(
             id=str(row.event_id),
             topic=row.topic,
             type=row.event_type,
-            source=SOURCE_PREFIX + row.aggregate_type,
+            source=tables.source_prefix + row.aggregate_type,
             key=row.aggregate_id,
             sequence=row.sequence,
             occurred_at=row.occurred_at,
@@ -82,13 +83,16 @@ def load(
         )
 
 
-def columns_of(envelopes: Sequence[Envelope]) -> list[list[Any]]:
+def columns_of(tables: MessagingTables, envelopes: Sequence[Envelope]) -> list[list[Any]]:
     """One list a column of `COLUMNS`, for `unnest`. Raises ValueError for what the table could not give back."""
     for envelope in envelopes:
         if envelope.headers:
             raise ValueError(f"event {envelope.id} has transport headers, which no column keeps; put them in its data")
-        if envelope.source != SOURCE_PREFIX + envelope.aggregate_type:
-            raise ValueError(f"event {envelope.id}: source {envelope.source!r} is not {SOURCE_PREFIX}<aggregate type>")
+        if envelope.source != tables.source_prefix + envelope.aggregate_type:
+            raise ValueError(
+                f"event {envelope.id}: source {envelope.source!r} is not {tables.source_prefix}<aggregate type>; "
+                "give messaging_tables() your service's source_prefix"
+            )
     return [
         [UUID(e.id) for e in envelopes],
         [e.topic for e in envelopes],

@@ -3,6 +3,7 @@
 A factory and not module constants: other people's services put them into their own metadata and schema.
 """
 
+import re
 from dataclasses import dataclass
 
 from sqlalchemy import (
@@ -25,6 +26,7 @@ from sqlalchemy import (
     text,
 )
 
+SOURCE_PREFIX = "/shop/"
 BUCKETS = 64
 """Buckets of the outbox: `lane_of(key, BUCKETS)`. More than any sensible number of relays, few enough to scan."""
 
@@ -39,10 +41,21 @@ class MessagingTables:
     failed_event: Table
     relay: Table
     cleared: Table
+    source_prefix: str = SOURCE_PREFIX
+    """What stands before the aggregate type in an event's CloudEvents source; not stored with each event, so writers
+    and relays of one database name the same."""
 
 
-def messaging_tables(metadata: MetaData, schema: str | None = None) -> MessagingTables:
-    """Add the eight tables to `metadata`."""
+def messaging_tables(
+    metadata: MetaData, schema: str | None = None, source_prefix: str = SOURCE_PREFIX
+) -> MessagingTables:
+    """Add the eight tables to `metadata`. `source_prefix`: your service's own, such as `https://acme.example/billing/`.
+
+    Raises ValueError for a prefix that is no plain URI reference ending in a slash: what follows it is the aggregate
+    type, and the relay's SQL holds it as a literal.
+    """
+    if not re.fullmatch(r"[A-Za-z0-9/:._~#?=-]*/", source_prefix):
+        raise ValueError(f"source_prefix={source_prefix!r} is not allowed; use a URI reference that ends in '/'")
     event = Table(
         "event",
         metadata,
@@ -158,4 +171,4 @@ def messaging_tables(metadata: MetaData, schema: str | None = None) -> Messaging
         UniqueConstraint("topic", "consumer_group", "event_id", name="failed_event_once"),
         schema=schema,
     )
-    return MessagingTables(event, pending, bucket_lease, inbox, effect, failed_event, relay, cleared)
+    return MessagingTables(event, pending, bucket_lease, inbox, effect, failed_event, relay, cleared, source_prefix)

@@ -19,15 +19,15 @@ from core.outbox.rows import add_events
 from core.storage.database import create_database_engine
 from core.storage.event_store import new_event_id
 from core.storage.schema import create_schema
-from core.storage.tables import MessagingTables, messaging_tables
+from core.storage.tables import SOURCE_PREFIX, MessagingTables, messaging_tables
 
 QUICK = RelayOptions(batch_messages=50, poll_s=0.02, lease_s=1.0, refused_wait_s=0.01, unknown_wait_s=0.05)
 
 
-def open_outbox(url: str) -> tuple[Engine, MessagingTables]:
+def open_outbox(url: str, source_prefix: str = SOURCE_PREFIX) -> tuple[Engine, MessagingTables]:
     engine = create_database_engine(url)
     metadata = MetaData()
-    tables = messaging_tables(metadata)
+    tables = messaging_tables(metadata, source_prefix=source_prefix)
     create_schema(engine, metadata, tables)
     return engine, tables
 

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import psycopg
 import pytest
-from sqlalchemy import Engine
+from sqlalchemy import Engine, MetaData
 from sqlalchemy.orm import Session
 
 from core.messaging.envelope import Envelope
@@ -19,7 +19,7 @@ from core.outbox.rows import OutboxSink, add_events
 from core.outbox.storage import PLANNER, DriverSession, OutboxStorage, measure_depth, requeue
 from core.storage.event_store import VersionConflict, load
 from core.storage.schema import create_schema
-from core.storage.tables import MessagingTables
+from core.storage.tables import MessagingTables, messaging_tables
 from tests.storage.outbox_rows import QUICK, Wire, event, is_empty, open_outbox, relaying, scalar, until, write
 
 Outbox = tuple[Engine, MessagingTables]
@@ -80,6 +80,27 @@ def test_what_the_table_cannot_keep_is_refused_and_not_dropped(outbox: Outbox) -
         write(engine, tables, event("o-1", 1)._replace(headers=(("trace", b"1"),)))
     with pytest.raises(ValueError, match="source"):
         write(engine, tables, event("o-1", 1)._replace(source="elsewhere"))
+
+
+def test_another_service_sends_under_its_own_source(database: str) -> None:
+    engine, tables = open_outbox(database, source_prefix="https://acme.example/billing/")
+    given = event("i-1", 1)._replace(source="https://acme.example/billing/invoice")
+    write(engine, tables, given)
+    wire = Wire()
+    with relaying(engine, tables, wire):
+        until(lambda: is_empty(engine))
+    assert wire.sent == [given]
+    with engine.connect() as connection:
+        assert list(load(connection, tables, "invoice", "i-1")) == [given]
+    with pytest.raises(ValueError, match="/shop/order' is not https://acme.example/billing/<aggregate type>"):
+        write(engine, tables, event("o-1", 1))
+    engine.dispose()
+
+
+@pytest.mark.parametrize("prefix", ["", "/shop", "it's/", "50%/", "/a b/"])
+def test_a_source_prefix_that_is_no_plain_uri_is_refused(prefix: str) -> None:
+    with pytest.raises(ValueError, match="source_prefix"):
+        messaging_tables(MetaData(), source_prefix=prefix)
 
 
 def test_many_events_of_few_keys_arrive_once_and_in_order(outbox: Outbox) -> None:
