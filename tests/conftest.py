@@ -60,10 +60,15 @@ def broker_server(request: pytest.FixtureRequest) -> Server:
 def database(postgres_server: Server) -> Iterator[str]:
     """The URL of a fresh, empty database, dropped after the test."""
     name = f"test_{secrets.token_hex(6)}"
-    with psycopg.connect(postgres_server.url.replace("+psycopg", ""), autocommit=True) as connection:
-        connection.execute(f"CREATE DATABASE {name}")  # type: ignore[call-overload]
-        yield f"{postgres_server.url.rpartition('/')[0]}/{name}"
-        connection.execute(f"DROP DATABASE {name} WITH (FORCE)")  # type: ignore[call-overload]
+
+    def run(statement: str) -> None:
+        # A connection each: a test may kill the server in between.
+        with psycopg.connect(postgres_server.url.replace("+psycopg", ""), autocommit=True) as connection:
+            connection.execute(statement)
+
+    run(f"CREATE DATABASE {name}")
+    yield f"{postgres_server.url.rpartition('/')[0]}/{name}"
+    run(f"DROP DATABASE {name} WITH (FORCE)")
 
 
 @pytest.fixture(scope="session")
