@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from testbed import doctor, experiments, judging, roles, services, wiring
+from testbed import benches, doctor, experiments, judging, roles, services, wiring
 from testbed.settings import SettingError, Settings, read_settings
 
 COULD_NOT_RUN = 2
@@ -23,6 +23,7 @@ doctor.register(app)
 services.register(app)
 experiments.register(app)
 judging.register(app)
+benches.register(app)
 
 
 @app.command()

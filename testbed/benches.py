@@ -1,0 +1,178 @@
+"""`testbed bench PART`: one part of ours beside its bare baseline, in alternating rounds of one process run."""
+
+import dataclasses
+import json
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, Literal
+from uuid import uuid4
+
+import typer
+from rich.console import Console
+from sqlalchemy import MetaData
+
+import brokers.kafka
+import brokers.rabbitmq
+from benchmarks.parts import adapter, inbox, relay
+from benchmarks.parts.rounds import print_table
+from brokers.kafka import baseline as bare_kafka
+from brokers.rabbitmq import baseline as bare_rabbit
+from core.messaging.ports import Broker
+from core.messaging.topology import Route, Topology
+from core.storage.database import create_database_engine
+from core.storage.schema import create_schema
+from core.storage.tables import messaging_tables
+from servers import maven
+from servers.lifecycle import Server
+from testbed import doctor, services
+from testbed.equivalence import kafka_config, rabbit_config
+from testbed.folders import cache_folder
+from testbed.settings import SettingError, Settings, read_settings
+
+KAFKA_TOOLS = "org.apache.kafka:kafka-tools:4.3.1+org.apache.kafka:kafka-clients:4.3.1"
+PERF_TEST = "com.rabbitmq:perf-test:2.24.0"
+VENDOR_MESSAGES = 100_000
+WINDOW_MESSAGES = 5_000
+"""Handed over before waiting for the confirms, on both sides of Kafka; RabbitMQ's window is the adapter's setting."""
+Part = Literal["adapter", "relay", "inbox"]
+
+
+def register(app: typer.Typer) -> None:
+    app.command()(bench)
+
+
+def bench(
+    part: Annotated[Part, typer.Argument(help="adapter, relay or inbox.")],
+    broker: Annotated[str, typer.Option(help="kafka or rabbitmq; BROKER where not given.")] = "",
+    size: Annotated[int, typer.Option(help="Bytes of a message; adapter: 512 and 4096 where not given.")] = 0,
+    rounds: Annotated[int, typer.Option(min=3, help="Rounds a side.")] = 5,
+    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+) -> None:
+    """Measure one part against its bare baseline, on a broker of its own, in alternating rounds.
+
+    Examples: `testbed bench adapter --broker kafka --size 512` · `testbed bench relay --broker rabbitmq --json`
+    """
+    overrides = {"broker": broker} if broker else {}
+    settings = read_settings(**overrides)
+    if settings.broker == "memory":
+        raise SettingError("BROKER=memory: a bench needs a real broker; use kafka or rabbitmq")
+    doctor.require(["postgres", settings.broker])
+    with tempfile.TemporaryDirectory(prefix="testbed-bench-") as home:
+        # PostgreSQL runs as a user of its own when root starts it, and has to pass through.
+        Path(home).chmod(0o755)
+        with services.start([settings.broker], Path(home)) as running:
+            document = _measure(part, settings, running, size, rounds)
+    if as_json:
+        typer.echo(json.dumps(document, indent=2))
+    else:
+        print_table(document, Console())
+        if "memory" in document:
+            typer.echo("memory before a stopped consumer: " + json.dumps(document["memory"]))
+
+
+def _measure(part: Part, settings: Settings, running: services.Services, size: int, rounds: int) -> dict[str, Any]:
+    addresses = {name.lower(): url for name, url in running.environment.items()}
+    settings = settings.model_copy(update=addresses)
+    connect = _connector(settings)
+    if part == "adapter":
+        return _adapter(settings, running.broker, connect, size, rounds)
+    engine = create_database_engine(settings.database_url)
+    try:
+        profile = connect(adapter.TOPOLOGY).capabilities.profile
+        if part == "inbox":
+            rows = inbox.run(connect, engine, rounds=rounds)
+        else:
+            metadata = MetaData()
+            tables = messaging_tables(metadata)
+            create_schema(engine, metadata, tables)
+            topology = Topology(
+                {"OrderCreated": Route("orders", "order.created")},
+                {"bench": frozenset({"OrderCreated"})},
+                6,
+                audit=False,
+            )
+            broker = connect(topology)
+            broker.admin().declare()
+            rows = relay.run(engine, tables, broker.publisher, rounds=rounds, size_bytes=size or 400)
+    finally:
+        engine.dispose()
+    return {"bench": part, "broker": settings.broker, "profile": profile, "results": rows}
+
+
+def _connector(settings: Settings) -> Callable[[Topology], Broker]:
+    if settings.broker == "kafka":
+        return lambda topology: brokers.kafka.connect(kafka_config(settings), topology)
+    return lambda topology: brokers.rabbitmq.connect(rabbit_config(settings), topology)
+
+
+def _adapter(
+    settings: Settings, server: Server, connect: Callable[[Topology], Broker], size: int, rounds: int
+) -> dict[str, Any]:
+    topology = dataclasses.replace(adapter.TOPOLOGY, prefix=f"bench-{uuid4().hex[:8]}.")
+    broker = connect(topology)
+    admin = broker.admin()
+    admin.declare()
+    bare = (_bare_kafka if settings.broker == "kafka" else _bare_rabbit)(settings, topology)
+    try:
+        rows = adapter.run(
+            broker,
+            bare,
+            sizes_bytes=[size] if size else adapter.SIZES_BYTES,
+            batch_messages=WINDOW_MESSAGES,
+            rounds=rounds,
+        )
+    finally:
+        bare.close()
+    memory = adapter.stopped_consumer(connect(dataclasses.replace(topology, prefix=f"bench-{uuid4().hex[:8]}.")))
+    return adapter.document(settings.broker, broker.capabilities.profile, rows, memory)
+
+
+def _bare_kafka(settings: Settings, topology: Topology) -> adapter.Bare:
+    config, topic = kafka_config(settings), topology.prefix + adapter.BARE
+    publisher = bare_kafka.BarePublisher(config)
+    subscriber = bare_kafka.BareSubscriber(config, topic, f"{topic}.group")
+    tools = maven.jars(cache_folder(), "kafka-tools-4.3.1", KAFKA_TOOLS)
+
+    def close() -> None:
+        publisher.close()
+        subscriber.close()
+
+    return adapter.Bare(
+        "confluent-kafka",
+        lambda bodies, keys: publisher.publish_round(topic, topology.partitions, bodies, keys, WINDOW_MESSAGES),
+        subscriber.receive_round,
+        close,
+        lambda size_bytes: bare_kafka.vendor_publish_per_s(
+            config, topic, f"{tools}/*", VENDOR_MESSAGES, size_bytes, maven.java()
+        ),
+    )
+
+
+def _bare_rabbit(settings: Settings, topology: Topology) -> adapter.Bare:
+    config, exchange = rabbit_config(settings), topology.prefix + adapter.BARE
+    queues = [f"{adapter.BARE}.{exchange}.{lane}" for lane in range(topology.partitions)]
+    publisher = bare_rabbit.bare_publisher(config)
+    subscriber = bare_rabbit.bare_subscriber(config, queues, 2_000)
+    tools = maven.jars(cache_folder(), "perf-test-2.24.0", PERF_TEST)
+    window = config.publish_window_messages
+
+    def close() -> None:
+        publisher.close()
+        subscriber.close()
+
+    def vendor(size_bytes: int, receive: bool) -> float:
+        return bare_rabbit.vendor_per_s(
+            config, f"bench-vendor-{size_bytes}", f"{tools}/*", VENDOR_MESSAGES, size_bytes, window, receive
+        )
+
+    return adapter.Bare(
+        f"bare {config.client}",
+        lambda bodies, keys: publisher.publish_round(
+            exchange, adapter.EVENT_KEY[adapter.BARE], topology.partitions, bodies, keys, window
+        ),
+        subscriber.receive_round,
+        close,
+        lambda size_bytes: vendor(size_bytes, False),
+        lambda size_bytes: vendor(size_bytes, True),
+    )
