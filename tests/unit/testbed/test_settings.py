@@ -1,0 +1,69 @@
+"""Settings: refused with name, value and mend; strategies and seams say what is in force."""
+
+import pytest
+
+from testbed.settings import SettingError, read_settings
+from testbed.wiring import as_environment, effective_settings
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("BROKER", "nats", "BROKER='nats' is refused: use one of kafka, rabbitmq, memory"),
+        ("PARTITIONS", "0", "PARTITIONS='0' is refused"),
+        ("KAFKA_BOOTSTRAP_SERVERS", "localhost", "use host:port"),
+        ("KAFKA_BOOTSTRAP_SERVERS", "localhost:99999", "use host:port"),
+        ("RABBITMQ_URL", "http://x", "amqp://user:password@host:5672/"),
+        ("RABBITMQ_URL", "amqp://x:port/", "RABBITMQ_URL"),
+        ("DATABASE_URL", "mysql://x/y", "postgresql+psycopg://user@host:5432/name"),
+        ("SEAMS", '{"relay.claim": "hope"}', "relay.claim=hope: use one of lease"),
+        ("SEAMS", '{"hope": "x"}', "no seam 'hope'"),
+        ("DURABILITY", "safe", "use one of confirmed, fsynced, fire-and-forget"),
+    ],
+)
+def test_a_wrong_value_is_refused_with_what_is_allowed(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, said: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(SettingError) as refused:
+        read_settings()
+    assert said in str(refused.value)
+    assert name in str(refused.value)
+
+
+def test_a_password_in_a_refused_address_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RABBITMQ_URL", "http://user:hunter2@host/")
+    with pytest.raises(SettingError) as refused:
+        read_settings()
+    assert "hunter2" not in str(refused.value)
+
+
+def test_a_secret_has_a_default_in_development_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert read_settings().secret
+    monkeypatch.setenv("ENVIRONMENT", "production")
+    with pytest.raises(SettingError, match="JWT_SECRET"):
+        _ = read_settings().secret
+
+
+def test_a_strategy_sets_its_seams_and_a_seam_said_by_name_wins() -> None:
+    assert read_settings(publish_strategy="outbox-naive").seam("relay.claim") == "none"
+    assert read_settings(consume_strategy="ack-first").seam("ack") == "before"
+    named = read_settings(publish_strategy="outbox-naive", seams={"relay.claim": "lock"})
+    assert named.seam("relay.claim") == "lock"
+    assert read_settings().seam("relay.claim") == "lease"
+
+
+def test_another_process_reads_the_same_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    mine = read_settings(broker="rabbitmq", seams={"ack": "before"}, audit=False, publish_timeout_s=2.5)
+    for name, value in as_environment(mine).items():
+        monkeypatch.setenv(name, value)
+    assert read_settings() == mine
+
+
+@pytest.mark.parametrize("broker", ["kafka", "rabbitmq"])
+def test_a_run_tells_every_client_setting_and_no_password(broker: str) -> None:
+    settings = read_settings(broker=broker, rabbitmq_url="amqp://u:hunter2@h:5672/", jwt_secret="x" * 40)
+    told = str(effective_settings(settings))
+    assert "publisher" in told
+    assert "hunter2" not in told
+    assert "x" * 40 not in told
