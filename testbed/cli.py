@@ -7,6 +7,9 @@ from typing import Annotated
 
 import typer
 
+from core.messaging.errors import BrokerError
+from core.storage.database import DatabaseUnavailable
+from servers.lifecycle import ServerFailed
 from testbed import benches, doctor, experiments, judging, roles, services, wiring
 from testbed.settings import SettingError, Settings, read_settings
 
@@ -24,6 +27,17 @@ services.register(app)
 experiments.register(app)
 judging.register(app)
 benches.register(app)
+
+
+@app.command()
+def init(products: Annotated[int, typer.Option(min=1, help="Products in the catalogue.")] = 100) -> None:
+    """Make tables, catalogue, topics and queues. Doing it again changes nothing; what differs is refused by name.
+
+    Example: `BROKER=kafka testbed init`
+    """
+    settings = read_settings()
+    wiring.prepare(settings, products)
+    typer.echo(f"tables, {products} products and the topology of {settings.broker} are there")
 
 
 @app.command()
@@ -79,7 +93,7 @@ def main() -> None:
     """Entry point of the `testbed` command."""
     try:
         app()
-    except SettingError as error:
+    except (SettingError, ServerFailed, DatabaseUnavailable, BrokerError) as error:
         typer.echo(str(error), err=True)
         sys.exit(COULD_NOT_RUN)
 

@@ -22,6 +22,7 @@ from ablations.relay import STRATEGIES as RELAYS
 from ablations.relay import MakesRelay, Runs, Seams, relay_factory
 from core.api.app import Deps
 from core.api.tokens import ADMIN, TokenSettings, mint
+from core.commands.catalogue import seed_catalogue
 from core.commands.context import Context
 from core.effects.table import GROUPS, topology
 from core.inbox.retries import PRESETS
@@ -31,7 +32,7 @@ from core.messaging.ports import Broker, Delivery, Subscriber
 from core.outbox.doorbell import Doorbell
 from core.outbox.relay import RelayOptions
 from core.outbox.rows import EventSink, OutboxSink
-from core.storage.database import create_database_engine
+from core.storage.database import create_database_engine, wait_for_database
 from core.storage.schema import create_schema
 from core.storage.shop import ShopTables, shop_tables
 from core.storage.tables import MessagingTables, messaging_tables
@@ -71,6 +72,20 @@ def connect_broker(settings: Settings) -> Broker:
                 return brokers.memory.connect(brokers.memory.MemoryConfig(), shape)
     except ValueError as error:
         raise SettingError(str(error)) from error
+
+
+def prepare(settings: Settings, products: int) -> None:
+    """Tables, catalogue and topology, each only if it is not there. Raises DatabaseUnavailable, BrokerError."""
+    database, broker = open_database(settings), connect_broker(settings)
+    try:
+        wait_for_database(database.engine, 10)
+        database.create()
+        seed_catalogue(database.engine, database.shop, products)
+        admin = broker.admin()
+        admin.declare()
+        admin.close()
+    finally:
+        database.engine.dispose()
 
 
 @dataclass
