@@ -7,6 +7,7 @@ import logging
 from base64 import b64encode
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import datetime
 from time import monotonic, sleep, time
 from typing import Any
@@ -21,15 +22,16 @@ from pika.exceptions import AMQPError, ChannelClosedByBroker
 from brokers.rabbitmq import codec
 from brokers.rabbitmq.capabilities import capabilities_of
 from brokers.rabbitmq.config import RabbitConfig
+from brokers.rabbitmq.delay import AuditTails
 from brokers.rabbitmq.errors import NOT_FOUND, loss_of, mismatch_of, unavailable
 from brokers.rabbitmq.links import Arrival
 from brokers.rabbitmq.positions import Positions
 from brokers.rabbitmq.sender import FIRST_BACKOFF_S, Sender, deadline_after
 from brokers.rabbitmq.subscriber import RabbitSubscriber, delivery_of
-from brokers.rabbitmq.topology import Lane, audit_stream_of, exchanges_of, lanes_of, queues_of
+from brokers.rabbitmq.topology import Lane, audit_stream_of, exchanges_of, lanes_of, queues_of, routing_key
 from core.messaging.errors import BrokerUnavailable, NotCapable, TopologyMismatch
 from core.messaging.ports import Delivery, Lag
-from core.messaging.topology import Topology
+from core.messaging.topology import DEAD_LETTER_GROUP, Topology
 
 log = logging.getLogger(__name__)
 
@@ -48,10 +50,12 @@ class RabbitAdmin:
         """`members`: this process's living subscribers of a group."""
         self._config, self._topology, self._positions, self._members = config, topology, positions, members
         self._capabilities = capabilities_of(config, topology)
+        self._tails = AuditTails()
 
     def declare(self) -> None:
         self._topology.check()
         with self._channel() as channel:
+            self._refuse_other_kind(channel.connection)
             self._refuse_other_lanes(channel.connection)
         self.restore()
 
@@ -87,22 +91,40 @@ class RabbitAdmin:
 
     def lag(self, group: str) -> Mapping[str, Lag]:
         """Ready: the broker's word, exact. Unacked: this process's subscribers, exact; of other processes by the
-        management API where `management_url` is set, up to 5 s old (the broker's own interval)."""
+        management API where `management_url` is set, as old as the broker's own interval. Delay: see `delay`; None
+        for dead letters, which have no audit stream."""
         if self._config.queue_type == "stream":
             return self._stream_lag(group)
         lanes = lanes_of(self._topology, self._config, group)
         own = [member.unacked() for member in self._members(group)]
         elsewhere = self._unacked_by_management(group)
-        waiting: dict[str, int] = dict.fromkeys(self._topology.topics_of(group), 0)
-        told: dict[str, int] = dict.fromkeys(waiting, 0)
+        waiting: dict[str, dict[int, int]] = {topic: {} for topic in self._topology.topics_of(group)}
+        told: dict[str, dict[int, int]] = {topic: {} for topic in waiting}
         with self._channel() as channel:
             for lane in lanes:
-                waiting[lane.topic] += channel.queue_declare(lane.queue, passive=True).method.message_count
-                told[lane.topic] += elsewhere.get(lane.queue, 0)
-        return {
-            topic: Lag(ready + max(told[topic], sum(count[topic] for count in own)), None)
-            for topic, ready in waiting.items()
-        }
+                ready = channel.queue_declare(lane.queue, passive=True).method.message_count
+                waiting[lane.topic][lane.lane] = ready
+                told[lane.topic][lane.lane] = max(
+                    elsewhere.get(lane.queue, 0), sum(count[lane.topic, lane.lane] for count in own)
+                )
+            owed = {
+                topic: {lane: n + told[topic][lane] for lane, n in lanes_.items()} for topic, lanes_ in waiting.items()
+            }
+            return {
+                topic: Lag(sum(counts.values()), self._delay_s(channel.connection, group, topic, counts))
+                for topic, counts in owed.items()
+            }
+
+    def _delay_s(self, connection: Any, group: str, topic: str, owed: Mapping[int, int]) -> float | None:
+        if not any(owed.values()):
+            return 0.0
+        if not self._topology.audit or group == DEAD_LETTER_GROUP:
+            return None
+        taken = self._topology.subscriptions[group].intersection(self._topology.types_of(topic))
+        keys = [self._topology.routes[name].event_key for name in taken]
+        by_keys = {frozenset(routing_key(key, lane) for key in keys): count for lane, count in owed.items()}
+        oldest_ms = self._tails.oldest_ms(connection, audit_stream_of(self._topology, topic), by_keys)
+        return None if oldest_ms is None else max(0.0, time() - oldest_ms / 1000)
 
     def read_all(self, topic: str, since: datetime | None = None) -> Iterator[Delivery]:
         if not self._topology.audit:
@@ -162,6 +184,21 @@ class RabbitAdmin:
                     raise unavailable(self._config.address, timeout_s, loss_of(error)) from error
             sleep(FIRST_BACKOFF_S)
 
+    def _refuse_other_kind(self, connection: Any) -> None:
+        """Streams and queues have other names: both at once would fill what nobody reads. An audit stream that is not
+        wanted any more would make every message routable."""
+        is_stream = self._config.queue_type == "stream"
+        other = replace(self._config, queue_type="quorum" if is_stream else "stream", durability="confirmed")
+        wanted = {plan.name for plan in queues_of(self._topology, self._config)}
+        for plan in queues_of(self._topology, other):
+            if plan.name not in wanted and plan.name.endswith(".0") and _exists(connection, plan.name):
+                found = "quorum or classic" if is_stream else "stream"
+                raise TopologyMismatch(f"queue {plan.name}", "x-queue-type", self._config.queue_type, found)
+        for topic in () if self._topology.audit else self._topology.topics:
+            stream = audit_stream_of(self._topology, topic)
+            if _exists(connection, stream):
+                raise TopologyMismatch(f"stream {stream}", "audit", False, True)
+
     def _refuse_other_lanes(self, connection: Any) -> None:
         """Another number of lanes puts keys into other lanes; a lane beyond the wanted ones has no reader."""
         lanes = self._topology.partitions
@@ -195,15 +232,18 @@ class RabbitAdmin:
 
     def _stream_lag(self, group: str) -> Mapping[str, Lag]:
         """Counts by reading: a stream says how many messages it holds only every few seconds."""
-        behind: dict[str, int] = dict.fromkeys(self._topology.topics_of(group), 0)
+        behind: dict[str, list[int]] = {topic: [] for topic in self._topology.topics_of(group)}
+        now_ms = int(time() * 1000)
         types = self._topology.subscriptions.get(group)
         for lane in lanes_of(self._topology, self._config, group):
             start = self._positions.next_offset(group, lane.queue)
             for arrival in self._read_stream(lane.queue, "first" if start is None else start):
                 headers: Any = arrival.properties
                 if types is None or headers.get("cloudEvents_type") in types:
-                    behind[lane.topic] += 1
-        return {topic: Lag(count, None) for topic, count in behind.items()}
+                    behind[lane.topic].append(int(headers.get(codec.PUBLISHED_MS, now_ms)))
+        return {
+            topic: Lag(len(each), max(0, now_ms - min(each, default=now_ms)) / 1000) for topic, each in behind.items()
+        }
 
     def _unacked_by_management(self, group: str) -> Mapping[str, int]:
         if self._config.management_url is None:

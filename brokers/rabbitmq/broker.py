@@ -5,6 +5,7 @@ from weakref import WeakSet
 
 from brokers.rabbitmq.admin import RabbitAdmin
 from brokers.rabbitmq.capabilities import capabilities_of
+from brokers.rabbitmq.clients import check_client
 from brokers.rabbitmq.config import RabbitConfig
 from brokers.rabbitmq.positions import Positions
 from brokers.rabbitmq.publisher import RabbitPublisher
@@ -48,5 +49,7 @@ class RabbitBroker:
 
 
 def connect(config: RabbitConfig, topology: Topology) -> RabbitBroker:
-    """Connects to nothing yet: the first call that needs the broker does."""
+    """Connects to nothing yet: the first call that needs the broker does. Raises BrokerError for a client library
+    that lacks what the adapter takes from it."""
+    check_client(config)
     return RabbitBroker(config, topology)

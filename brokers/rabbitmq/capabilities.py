@@ -24,6 +24,6 @@ def capabilities_of(config: RabbitConfig, topology: Topology) -> Capabilities:
         refuses_unroutable=confirms and not topology.audit,
         partial_refusal=confirms and not is_stream,
         fsynced_tier=config.queue_type == "quorum",
-        # The head of a queue with a single active consumer cannot be looked at without taking it.
-        delay=False,
+        # The age of a queue's head is found in the audit stream, nowhere else.
+        delay=topology.audit or is_stream,
     )

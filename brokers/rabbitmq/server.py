@@ -135,6 +135,8 @@ class RabbitMQ(ProcessServer):
             "disk_free_limit.absolute": str(self._disk_free_limit_bytes),
             # A consumer paused by a fault must not have its channel closed: far beyond any run.
             "consumer_timeout": str(24 * 3600 * 1000),
+            # Unacked messages of other processes are told by these statistics; the default is 5 s old.
+            "collect_statistics_interval": "1000",
             "log.console": "true",
             "log.console.level": "info",
             "log.file": "false",

@@ -185,13 +185,13 @@ class RabbitSubscriber:
         if self._letters is not None:
             self._letters.close()
 
-    def unacked(self) -> Counter[str]:
-        """By topic: handed over or fetched, and not acked."""
+    def unacked(self) -> Counter[tuple[str, int]]:
+        """By topic and lane: handed over or fetched, and not acked."""
         session = self._session
         if session is None or session.loss is not None:
             return Counter()
         lanes = [session.lanes[arrival.consumer] for arrival in tuple(session.raw) if arrival.consumer in session.lanes]
-        return Counter(lane.topic for lane in (*tuple(session.owed.values()), *lanes))
+        return Counter((lane.topic, lane.lane) for lane in (*tuple(session.owed.values()), *lanes))
 
     # --- handing over
 
