@@ -4,6 +4,7 @@ PostgreSQL refuses to run as root. For root it runs in a user namespace in which
 no user to make, no folder to open up for strangers.
 """
 
+import contextlib
 import os
 import secrets
 import signal
@@ -77,8 +78,16 @@ class Postgres(ProcessServer):
         data = self.folder / "data"
         if not (data / "PG_VERSION").exists() or "password" not in self.state():
             self._make_data(data)
+        # Nothing of this folder is alive when it is prepared. PostgreSQL would take its killed forerunner for alive as
+        # long as that is a zombie, which it stays where the first process of a container waits for nobody.
+        (data / "postmaster.pid").unlink(missing_ok=True)
         lines = [f"{name} = '{value}'" for name, value in {**self._settings, "port": str(self.ports["port"])}.items()]
         (data / "testbed.conf").write_text("\n".join(lines) + "\n")
+
+    def pids(self) -> list[int]:
+        """Also backends whose postmaster is gone: they bear no mark, but they stand in the data folder."""
+        known = super().pids()
+        return known + [pid for pid in _standing_in(self.folder / "data") if pid not in known]
 
     def _make_data(self, data: Path) -> None:
         """Made aside and renamed: a folder named `data` is always a whole one."""
@@ -114,6 +123,17 @@ class Postgres(ProcessServer):
         if refusal is None and query_one(self.url, timeout_s):
             refusal = query_one(self.url_of("postgres"), timeout_s, f"CREATE DATABASE {DATABASE}")
         return refusal
+
+
+def _standing_in(data: Path) -> list[int]:
+    """Processes of PostgreSQL's own program that work in this folder."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with contextlib.suppress(OSError):
+                if (entry / "cwd").readlink() == data and (entry / "exe").readlink().name == "postgres":
+                    found.append(int(entry.name))
+    return found
 
 
 def query_one(url: str, timeout_s: float, query: LiteralString = "SELECT 1") -> str | None:

@@ -11,6 +11,7 @@ from brokers.kafka.server import publish_one as publish_to_kafka
 from brokers.rabbitmq.server import publish_one as publish_to_rabbitmq
 from servers.container import External, engine_answers
 from servers.lifecycle import Server
+from servers.process import end_orphans
 from testbed import services
 
 # Kafka fences a killed broker for this long; its default of 9 s would be most of every test that kills it.
@@ -23,7 +24,7 @@ def services_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _one(name: str, folder: Path) -> Iterator[Server]:
-    services.end_orphans(services.is_kept)
+    end_orphans(services.is_kept)
     options = {"kafka": {"broker_session_timeout_ms": KAFKA_SESSION_MS}} if name == "kafka" else {}
     built = services.build([name] if name != "postgres" else [], folder, "native", **options)
     server = built.database if name == "postgres" else built.broker
