@@ -39,9 +39,9 @@ PRESETS = {
     "article-s4": RetryPolicy(tries=3, first_delay_s=1.0, factor=1.0, jitter=False),
 }
 
-_TRANSIENT = ("08", "40", "53", "57P", "57014", "58", "55P03", "25P")
+_TRANSIENT = ("08", "40", "53", "57P", "57014", "58", "55P03", "25P", "25006")
 """SQLSTATE: connection, rollback (deadlock, serialization), resources, operator intervention, cancelled statement,
-system, lock not available, idle or whole transaction timed out."""
+system, lock not available, idle or whole transaction timed out, read only (after a failover, a standby still)."""
 
 _WRONG_SCHEMA = ("42P01", "42703", "42501", "3F000")
 """Undefined table, column or schema, no privilege: a deployment's fault, and it would fail every message."""
