@@ -7,7 +7,6 @@ Linux only: reads /proc. Not here: what to start (`postgres`, `brokers.*.server`
 """
 
 import contextlib
-import fcntl
 import json
 import os
 import random
@@ -15,12 +14,13 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import psutil
 
+from servers.cache import locked
 from servers.lifecycle import ServerFailed
 
 OWNER = "TESTBED_SERVER"
@@ -30,6 +30,7 @@ PARENT = "TESTBED_PARENT"
 # Below the kernel's ephemeral range (from 32768): no outgoing connection takes a stopped service's port.
 PORTS = range(20_000, 32_000)
 POLL_S = 0.05
+PORT_RELEASE_S = 5.0
 LOG_TAIL_LINES = 15
 
 
@@ -131,15 +132,6 @@ def tail(log: Path, lines: int = LOG_TAIL_LINES) -> str:
     with log.open("rb") as file:
         file.seek(max(0, log.stat().st_size - 65_536))
         return "\n".join(file.read().decode(errors="replace").splitlines()[-lines:])
-
-
-@contextlib.contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Hold an exclusive lock on a file; the kernel lets go of it when the holder dies."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def write_atomically(path: Path, text: str) -> None:
@@ -336,7 +328,8 @@ class ProcessServer:
         ports = self.state().get("ports")
         if isinstance(ports, dict) and set(ports) == set(self.port_names):
             for port_name, port in ports.items():
-                if not is_port_free(port):
+                # The last thread of a killed process closes its sockets a moment after the process counts as dead.
+                if not wait_until(lambda port=port: is_port_free(port), PORT_RELEASE_S):  # type: ignore[misc]
                     raise ServerFailed(
                         f"port {port} ({port_name}) of {self._name} is in use by another program; "
                         f"end it, or remove {self._folder} to start anew"
