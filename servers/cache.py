@@ -1,22 +1,33 @@
 """Things fetched once and kept in the user's cache folder: whole or not there, also after a crash or a full disk.
 
 A thing is made under another name and renamed when it is complete, so a half-made one is never taken for whole.
+Standard library only, as `debian`: both work before any package is installed.
 """
 
+import contextlib
 import errno
+import fcntl
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from servers.lifecycle import ServerFailed
-from servers.process import locked
 
 MARK = ".complete"
 
 
 class CacheFailed(ServerFailed):
     """The cache folder cannot take what is needed: nothing half-made counts as whole; the message names the mend."""
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold an exclusive lock on a file; the kernel lets go of it when the holder dies."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def is_whole(cache: Path, name: str) -> bool:
@@ -32,7 +43,7 @@ def fetched(cache: Path, name: str, needs_bytes: int, make: Callable[[Path], Non
     if is_whole(cache, name):
         return target
     try:
-        with locked(cache / ".lock"):
+        with locked(cache / f".{name}.lock"):
             if is_whole(cache, name):
                 return target
             _check_room(cache, needs_bytes)

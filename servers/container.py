@@ -10,8 +10,9 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cache as remembered
 from pathlib import Path
 
+from servers.cache import locked
 from servers.lifecycle import NotControlled, ServerFailed
-from servers.process import POLL_S, free_ports, locked, write_atomically
+from servers.process import POLL_S, free_ports, write_atomically
 
 Probe = Callable[[str, float], str | None]
 """(url, timeout_s) -> None if a real request was answered, else why not."""

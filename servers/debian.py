@@ -6,10 +6,12 @@ It is entered with a mount namespace of its own and chroot: nothing is installed
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple, TextIO
 
 from servers.cache import fetched
 from servers.lifecycle import ServerFailed
@@ -17,6 +19,18 @@ from servers.lifecycle import ServerFailed
 INSIDE = "/srv/testbed"
 """Where the service's folder is seen inside the root."""
 NEEDS_BYTES = 1_200_000_000
+
+
+class Root(NamedTuple):
+    """A root folder that can be made."""
+
+    name: str
+    """In the cache folder."""
+    suite: str
+    package: str
+
+
+RABBITMQ = Root("rabbitmq-trixie", "trixie", "rabbitmq-server")
 
 # Everything is mounted in a namespace that dies with the process. `exec` keeps the process id.
 ENTER = """\
@@ -47,8 +61,9 @@ def mirror(apt: Path = Path("/etc/apt")) -> str:
     )
 
 
-def root_with(cache: Path, name: str, suite: str, package: str) -> Path:
-    """The root folder with `package`, made once (about a minute, 400 MB)."""
+def root_with(cache: Path, root: Root) -> Path:
+    """The root folder with its package, made once (about a minute, 400 MB)."""
+    name, suite, package = root
 
     def make(partial: Path) -> None:
         if os.geteuid() != 0:
@@ -60,7 +75,7 @@ def root_with(cache: Path, name: str, suite: str, package: str) -> Path:
         log = partial.with_suffix(".log")
         with log.open("w") as out:
             # debootstrap mounts /proc into the root; in a namespace of its own that ends with it, even when killed.
-            done = subprocess.run(
+            code = _run_to_its_end(
                 [
                     "unshare",
                     "--mount",
@@ -71,17 +86,27 @@ def root_with(cache: Path, name: str, suite: str, package: str) -> Path:
                     str(partial),
                     mirror(),
                 ],
-                stdout=out,
-                stderr=subprocess.STDOUT,
-                stdin=subprocess.DEVNULL,
-                env={**os.environ, "DEBIAN_FRONTEND": "noninteractive", "LC_ALL": "C"},
+                out,
             )
-        if done.returncode:
+        if code:
             ending = log.read_text(errors="replace").splitlines()[-8:]
             raise ServerFailed(f"debootstrap of {suite} failed (log: {log}):\n" + "\n".join(ending))
         shutil.rmtree(partial / "var/cache/apt", ignore_errors=True)
 
     return fetched(cache, name, NEEDS_BYTES, make)
+
+
+def _run_to_its_end(command: Sequence[str], out: TextIO) -> int:
+    """The exit code; if we are interrupted, all that `command` started ends too."""
+    env = {**os.environ, "DEBIAN_FRONTEND": "noninteractive", "LC_ALL": "C"}
+    streams = {"stdin": subprocess.DEVNULL, "stdout": out, "stderr": subprocess.STDOUT}
+    child = subprocess.Popen(command, env=env, start_new_session=True, **streams)  # type: ignore[call-overload]
+    try:
+        return int(child.wait())
+    except BaseException:
+        os.killpg(child.pid, signal.SIGKILL)
+        child.wait()
+        raise
 
 
 def _have_debootstrap() -> None:

@@ -21,8 +21,9 @@ import typer
 from brokers.kafka import server as kafka
 from brokers.rabbitmq import server as rabbitmq
 from servers import container, postgres
+from servers.cache import locked
 from servers.lifecycle import NotControlled, Server, ServerFailed
-from servers.process import end_orphans, locked, write_atomically
+from servers.process import end_orphans, write_atomically
 from testbed import doctor
 from testbed.folders import cache_folder, rabbitmq_home, state_folder
 

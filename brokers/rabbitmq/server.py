@@ -18,13 +18,12 @@ import pika
 from pika.adapters.utils.connection_workflow import AMQPConnectorException
 from pika.exceptions import AMQPError
 
-from servers.debian import INSIDE, inside, root_with
+from servers.debian import INSIDE, RABBITMQ, inside, root_with
 from servers.lifecycle import ServerFailed
 from servers.process import ProcessServer
 
 AT_LEAST = (4, 0)
-SUITE = "trixie"
-FOLDER = f"rabbitmq-{SUITE}"
+FOLDER = RABBITMQ.name
 """Its name in the cache folder."""
 PLUGINS = ("rabbitmq_management", "rabbitmq_stream", "rabbitmq_prometheus")
 USER = "testbed"
@@ -40,7 +39,7 @@ class Installation(NamedTuple):
 
 def fetch(cache: Path, home: str | None = None) -> Installation:
     """Where RabbitMQ is; makes the Debian root if nothing else is new enough."""
-    return on_host(home) or _in_root(root_with(cache, FOLDER, SUITE, "rabbitmq-server"))
+    return on_host(home) or _in_root(root_with(cache, RABBITMQ))
 
 
 def _in_root(root: Path) -> Installation:
