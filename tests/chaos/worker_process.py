@@ -1,9 +1,11 @@
 """A consumer process that is killed, or works until it is told to stop (SIGTERM). Argument: one JSON object
-{profile, address, prefix, database, seams, crash_at, options}; it writes `ready` once its tables and broker answer."""
+{profile, address, prefix, database, seams,
+crash_at, crash_after, published_messages}."""
 
 import json
 import signal
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from threading import Event
@@ -13,19 +15,57 @@ from sqlalchemy import Connection, MetaData
 
 from ablations.consume import Consume, worker_class
 from core.inbox.handlers import HandlerResult
+from core.inbox.retries import RetryPolicy
 from core.inbox.worker import WorkerOptions
 from core.journey import NoProbe, Probe, Step
 from core.messaging.envelope import Envelope
+from core.messaging.ports import Broker
 from core.storage.database import create_database_engine
 from core.storage.tables import messaging_tables
 from faults.crash import CrashProbe
 from tests.contract.profiles import TOPOLOGY, connect
 
 GROUP = "billing"
+BATCH_MESSAGES = 50
+POISON = b'"poison"'
+
+
+class Later:
+    """Passes on `step` only from its `count`-th time on: a crash in mid-batch."""
+
+    def __init__(self, inner: Probe, step: Step, count: int) -> None:
+        self._inner = inner
+        self._step = step
+        self._left = count
+
+    def reach(
+        self, step: Step, ids: Sequence[str], *, group: str | None = None, outcomes: Sequence[str] | None = None
+    ) -> None:
+        self._left -= step is self._step
+        if step is not self._step or self._left <= 0:
+            self._inner.reach(step, ids, group=group, outcomes=outcomes)
+
+
+class Forgotten:
+    """Lets the first `acked` count only once the broker has heard of it: acks travel on a thread of their own, and a
+    process that died before them would show what comes of no ack at all."""
+
+    def __init__(self, inner: Probe, broker: Broker, published_messages: int) -> None:
+        self._inner = inner
+        self._admin = broker.admin()
+        self._published_messages = published_messages
+
+    def reach(
+        self, step: Step, ids: Sequence[str], *, group: str | None = None, outcomes: Sequence[str] | None = None
+    ) -> None:
+        if step is Step.ACKED:
+            while self._admin.lag(GROUP)["orders"].lag_messages > self._published_messages - len(ids):
+                time.sleep(0.02)
+        self._inner.reach(step, ids, group=group, outcomes=outcomes)
 
 
 def count_it(connection: Connection, envelopes: Sequence[Envelope]) -> HandlerResult:
-    if any(envelope.data == b'"poison"' for envelope in envelopes):
+    if any(envelope.data == POISON for envelope in envelopes):
         raise ValueError("this message can never be applied")
     return HandlerResult(["counted"] * len(envelopes))
 
@@ -33,14 +73,19 @@ def count_it(connection: Connection, envelopes: Sequence[Envelope]) -> HandlerRe
 def main(told: dict[str, Any]) -> None:
     stop = Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    broker = connect(told["profile"], told["address"], replace(TOPOLOGY, prefix=told["prefix"]))
     probe: Probe = NoProbe()
     if told["crash_at"]:
-        probe = CrashProbe(probe, Step(told["crash_at"]))
-    broker = connect(told["profile"], told["address"], replace(TOPOLOGY, prefix=told["prefix"]))
+        step = Step(told["crash_at"])
+        probe = Later(CrashProbe(probe, step), step, told["crash_after"])
+        if step is Step.ACKED:
+            probe = Forgotten(probe, broker, told["published_messages"])
     subscriber = broker.subscriber(GROUP)
     engine = create_database_engine(told["database"])
     build = worker_class(Consume(**told["seams"]))
-    options = WorkerOptions(batch_messages=100, receive_timeout_s=0.2)
+    options = WorkerOptions(
+        batch_messages=BATCH_MESSAGES, receive_timeout_s=0.2, retry=RetryPolicy(tries=3, first_delay_s=0.1)
+    )
     build(engine, messaging_tables(MetaData()), subscriber, GROUP, count_it, options, probe).run(stop)
     subscriber.close()
 
