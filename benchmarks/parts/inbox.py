@@ -16,6 +16,7 @@ import uuid_utils
 from sqlalchemy import Connection, Engine, MetaData, text
 
 from ablations.consume import CONSUME_STRATEGIES, worker_class
+from ablations.inbox.watermark import Watermark
 from benchmarks.parts.rounds import compare_rounds
 from core.inbox.handlers import GroupHandler, HandlerResult
 from core.inbox.worker import Worker, WorkerOptions
@@ -36,7 +37,7 @@ _numbers = count()
 class Variant:
     """What one named line of the result does."""
 
-    strategy: str = "inbox"
+    worker: type[Worker] = Worker
     copies: int = 1
     """How often each event is published: 2 makes half of the deliveries repeats."""
     own_row: bool = False
@@ -45,16 +46,15 @@ class Variant:
     """The strategy works event by event: its rounds are as short as the baseline's."""
 
 
+BATCHED = ("none", "ack-first")
+ONE_AT_A_TIME = ("check-then-act", "unique-constraint", "lock", "two-stage")
 VARIANTS = {
     "inbox": Variant(),
     "inbox-50%-duplicates": Variant(copies=2),
     "inbox-own-row": Variant(own_row=True),
-    "none": Variant("none"),
-    "ack-first": Variant("ack-first"),
-    "check-then-act": Variant("check-then-act", one_at_a_time=True),
-    "unique-constraint": Variant("unique-constraint", one_at_a_time=True),
-    "lock": Variant("lock", one_at_a_time=True),
-    "two-stage": Variant("two-stage", one_at_a_time=True),
+    "inbox-watermark": Variant(Watermark),
+    **{name: Variant(worker_class(CONSUME_STRATEGIES[name])) for name in BATCHED},
+    **{name: Variant(worker_class(CONSUME_STRATEGIES[name]), one_at_a_time=True) for name in ONE_AT_A_TIME},
 }
 
 
@@ -103,11 +103,10 @@ class _Bench:
     def measure(self, name: str, size: int, baseline_size: int, rounds: int, seed: int) -> dict[str, Any]:
         variant = VARIANTS[name]
         handler = write_own_row if variant.own_row else count_only
-        build = worker_class(CONSUME_STRATEGIES[variant.strategy])
         size = baseline_size if variant.one_at_a_time else size
         one = replace(self._options, batch_messages=1)
         return compare_rounds(
-            lambda: self._round(build, handler, self._options, size, variant.copies),
+            lambda: self._round(variant.worker, handler, self._options, size, variant.copies),
             lambda: self._round(Worker, handler, one, baseline_size, 1),
             rounds,
             seed,
@@ -177,9 +176,16 @@ def _work(worker: Worker, done: int, until: int) -> int:
 
 
 def _order() -> Envelope:
-    key = f"order-{next(_numbers) % KEYS}"
+    version, key = divmod(next(_numbers), KEYS)
     return Envelope(
-        str(uuid_utils.uuid7()), "orders", "OrderCreated", "/shop/Order", key, None, datetime.now(UTC), DATA
+        str(uuid_utils.uuid7()),
+        "orders",
+        "OrderCreated",
+        "/shop/Order",
+        f"order-{key}",
+        version + 1,
+        datetime.now(UTC),
+        DATA,
     )
 
 

@@ -84,7 +84,7 @@ def inbox_database(postgres_server: Server) -> Iterator[Engine]:
 def bench(inbox_database: Engine) -> Bench:
     with inbox_database.begin() as connection:
         connection.execute(text("TRUNCATE inbox, effect, failed_event RESTART IDENTITY"))
-        connection.execute(text("DROP TABLE IF EXISTS next_event, stock"))
+        connection.execute(text("DROP TABLE IF EXISTS next_event, stock, inbox_watermark"))
     broker = connect(MemoryConfig(), TOPOLOGY)
     broker.admin().declare()
     return Bench(inbox_database, messaging_tables(MetaData()), broker)

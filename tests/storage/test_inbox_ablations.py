@@ -13,6 +13,7 @@ from sqlalchemy import Connection
 
 from ablations.consume import CONSUME_STRATEGIES, Consume, worker_class
 from ablations.inbox.two_stage import TwoStage
+from ablations.inbox.watermark import Watermark
 from core.inbox.handlers import HandlerResult
 from core.inbox.retries import RetryPolicy
 from core.inbox.worker import Worker, WorkerOptions
@@ -62,6 +63,10 @@ def run_with_crash(bench: Bench, chosen: Consume, step: Step | None, events: Seq
         doomed.subscriber.close()
     drain(one())
     return bench.effects()
+
+
+def watermark(bench: Bench, **more: Any) -> Watermark:
+    return Watermark(bench.engine, bench.tables, bench.broker.subscriber(GROUP), GROUP, count_it, QUICK, **more)
 
 
 @pytest.mark.parametrize("chosen", EVERY_CHOICE, ids=lambda chosen: "-".join(chosen))
@@ -203,6 +208,38 @@ def test_requeue_lets_later_messages_of_the_key_overtake(bench: Bench) -> None:
     drain(build(bench.engine, bench.tables, bench.broker.subscriber(GROUP), GROUP, fails_at_first, options))
     assert sorted(bench.effects()) == sorted(e.id for e in events)
     assert bench.effects() != [e.id for e in events]
+
+
+@pytest.mark.parametrize("step", [None, Step.DELIVERED, Step.CLAIMED, Step.EFFECTED, Step.APPLIED, Step.ACKED])
+def test_a_watermark_applies_each_event_once_at_any_crash_point(bench: Bench, step: Step | None) -> None:
+    events = [order(n, key=f"k{n % 2}", sequence=n // 2 + 1) for n in range(6)]
+    bench.publish(*events, *events[2:])
+    if step is not None:
+        doomed = watermark(bench, probe=CrashAt(step))
+        with pytest.raises(Killed):
+            drain(doomed)
+        doomed.subscriber.close()
+    worker = watermark(bench)
+    drain(worker)
+    assert sorted(bench.effects()) == sorted(e.id for e in events)
+    assert worker.claims.gap_versions == 0
+
+
+def test_a_watermark_tells_a_gap_and_takes_what_comes_after_it_too_late_for_a_repeat(bench: Bench) -> None:
+    events = [order(n, key="k", sequence=n) for n in (1, 4, 2, 5)]
+    bench.publish(*events)
+    worker = watermark(bench)
+    drain(worker)
+    assert bench.effects() == [events[n].id for n in (0, 1, 3)]
+    assert worker.claims.gap_versions == 2
+
+
+def test_a_fact_without_a_sequence_has_no_place_under_a_watermark(bench: Bench) -> None:
+    fact, event = order(1, sequence=None), order(2)
+    bench.publish(fact, event)
+    drain(watermark(bench))
+    assert bench.effects() == [event.id]
+    assert bench.letters() == [(fact.id, "OrderCreated has no sequence to compare")]
 
 
 def test_two_stage_tells_where_each_answer_came_from(bench: Bench) -> None:

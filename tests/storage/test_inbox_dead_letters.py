@@ -3,11 +3,13 @@
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from threading import Thread
+from time import monotonic
 
 import pytest
 from sqlalchemy import Connection, text
 
 from core.inbox.dead_letters import (
+    Answer,
     CannotRedo,
     DeadLetterService,
     GroupSetup,
@@ -93,6 +95,32 @@ def test_two_redos_at_the_same_time_apply_once(bench: Bench, cured: dict[str, Gr
         thread.join()
     assert sorted(answers) == [Redone.CLOSED] * 3 + [Redone.REDONE]
     assert len(bench.effects()) == 1
+
+
+def test_a_second_redo_waits_for_the_first_and_does_nothing(bench: Bench) -> None:
+    with_letters(bench, order(1))
+    (row,) = list_letters(bench.engine, bench.tables)
+    calls: list[int] = []
+    answers: list[Answer] = []
+
+    def slow(connection: Connection, envelopes: Sequence[Envelope]) -> HandlerResult:
+        calls.append(len(envelopes))
+        deadline = monotonic() + 20.0
+        while not bench.rows("SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock'"):
+            assert monotonic() < deadline, "the second redo did not wait"
+        return count_it(connection, envelopes)
+
+    def once() -> None:
+        answers.append(redo(bench.engine, bench.tables, row["id"], {GROUP: GroupSetup(slow)}))
+
+    threads = [Thread(target=once) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert calls == [1]
+    assert [answer.outcome for answer in answers] == [Redone.REDONE, Redone.CLOSED]
+    assert answers[1].reason.startswith("closed at ")
 
 
 def test_a_redo_that_fails_changes_nothing_but_the_reason_and_holds_its_key(bench: Bench) -> None:

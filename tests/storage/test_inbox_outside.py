@@ -5,7 +5,8 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import Column, Connection, MetaData, String, Table, text
+from sqlalchemy import Column, Connection, MetaData, String, Table, create_engine, text
+from sqlalchemy.pool import NullPool
 
 from core.inbox.claims import delete_old_claims
 from core.inbox.handlers import HandlerResult
@@ -122,6 +123,28 @@ def test_the_sweeper_leaves_a_call_that_is_on_its_way(bench: Bench, mail: Table)
     drain(bench.worker(reserves(mail), call_outside=OutsideCaller(bench.engine, mail, slow).call_for))
     assert swept == [0]
     assert statuses(bench) == ["SENT"]
+
+
+def test_the_sweeper_passes_over_rows_that_another_caller_is_taking(bench: Bench, mail: Table) -> None:
+    server = MailServer()
+    impatient = create_engine(bench.engine.url, connect_args={"options": "-c lock_timeout=1s"}, poolclass=NullPool)
+    rows = [{"idempotency_key": f"k-{n}", "event_id": "e", "address": "a"} for n in range(3)]
+    with bench.engine.begin() as connection:
+        reserve(connection, mail, rows)
+    with bench.engine.begin() as other:
+        other.execute(text("SELECT 1 FROM mail WHERE idempotency_key = 'k-1' FOR UPDATE"))
+        assert OutsideCaller(impatient, mail, server).sweep() == 2
+    assert server.calls == ["k-0", "k-2"]
+    assert OutsideCaller(impatient, mail, server).sweep() == 1
+    assert statuses(bench) == ["SENT"] * 3
+
+
+def test_a_sweep_takes_no_more_rows_than_it_is_told_oldest_first(bench: Bench, mail: Table) -> None:
+    server = MailServer()
+    with bench.engine.begin() as connection:
+        reserve(connection, mail, [{"idempotency_key": f"k-{n}", "event_id": "e", "address": "a"} for n in range(5)])
+    assert OutsideCaller(bench.engine, mail, server).sweep(at_most_rows=2) == 2
+    assert server.calls == ["k-0", "k-1"]
 
 
 def test_one_key_is_reserved_once_whatever_event_asks(bench: Bench, mail: Table) -> None:

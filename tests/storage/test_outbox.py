@@ -92,7 +92,7 @@ def test_another_service_sends_under_its_own_source(database: str) -> None:
     assert wire.sent == [given]
     with engine.connect() as connection:
         assert list(load(connection, tables, "invoice", "i-1")) == [given]
-    with pytest.raises(ValueError, match="/shop/order' is not https://acme.example/billing/<aggregate type>"):
+    with pytest.raises(ValueError, match=r"/shop/order' is not https://acme\.example/billing/<aggregate type>"):
         write(engine, tables, event("o-1", 1))
     engine.dispose()
 
@@ -177,6 +177,24 @@ def test_one_hot_key_without_answer_holds_only_itself(outbox: Outbox) -> None:
         is_back.set()
         until(lambda: is_empty(engine))
     assert wire.sequences("hot") == list(range(1, 21))
+
+
+@pytest.mark.parametrize("silent", [["hot"], [f"lane-{number}" for number in range(200)]])
+def test_keys_without_answer_hold_no_other_key_however_many_rows_they_have(outbox: Outbox, silent: list[str]) -> None:
+    engine, tables = outbox
+    # Four batches and more of them stand below the first row of the other key.
+    for version in range(1, 200 // len(silent) + 11):
+        write(engine, tables, *(event(key, version) for key in silent))
+    write(engine, tables, *(event("good", version) for version in range(1, 121)))
+    is_back = threading.Event()
+    wire = Wire(lambda e: CONFIRMED if is_back.is_set() or e.key == "good" else unknown("nack"))
+    with relaying(engine, tables, wire):
+        until(lambda: wire.sequences("good") == list(range(1, 121)))
+        assert {envelope.key for envelope in wire.sent} == {"good"}
+        assert scalar(engine, "SELECT max(attempts) FROM pending") == 0
+        is_back.set()
+        until(lambda: is_empty(engine))
+    assert all(wire.sequences(key) == list(range(1, 200 // len(silent) + 11)) for key in silent)
 
 
 def test_a_transaction_that_commits_late_is_seen_below_what_was_already_sent(outbox: Outbox) -> None:
