@@ -1,13 +1,15 @@
 """The bare client, for the adapter's bench only: what a careful user writes by hand, at the adapter's own settings.
 
-Same records on the wire (body, key and nine headers, each record's made before the clock starts), same producer and
-consumer settings, same window; no envelope, no outcome a message, nothing to retry. Beside it the vendor's own tool.
+Same records on the wire (body, key and nine headers), same producer and consumer settings, same window. It makes each
+record's headers from an event's fields as it sends it, and looks up each record's id and type as it reads it: nobody
+can do without. No envelope, no outcome a message, nothing to retry. Beside it the vendor's own tool.
 """
 
 import os
 import re
 import subprocess
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from tempfile import NamedTemporaryFile
 from time import monotonic, perf_counter
 
@@ -26,13 +28,12 @@ EVENT_HEADERS: Headers = (
     ("ce_source", b"/shop/order"),
     ("ce_type", b"OrderCreated"),
     ("ce_dataschema", b"urn:dataschema:OrderCreated:1"),
-    ("ce_time", b"2026-01-01T00:00:00.000000Z"),
-    ("ce_sequence", b"1"),
 )
+"""Those that all events of one type share; what differs from event to event is made as it is sent."""
 
 
-def _id(number: int) -> bytes:
-    return b"01890000-0000-7000-8000-%012x" % number
+def _id(number: int) -> str:
+    return f"01890000-0000-7000-8000-{number:012x}"
 
 
 class BarePublisher:
@@ -52,7 +53,7 @@ class BarePublisher:
     ) -> float:
         """Seconds until all are confirmed, at most `window` at a time; raises RuntimeError if one is not.
 
-        `headers`: those that all records share; with any, each record has its own ce_id and ce_subject too.
+        `headers`: those that all records share; with any, each record has its own id, subject, time and sequence too.
         """
         failed: list[KafkaError] = []
 
@@ -60,11 +61,18 @@ class BarePublisher:
             failed.append(error)
 
         produce, flush = self._producer.produce, self._producer.flush
-        own = [[*headers, ("ce_id", _id(n)), ("ce_subject", key)] if headers else [] for n, key in enumerate(keys)]
-        records = list(zip(bodies, keys, own, strict=True))
+        at = datetime(2026, 1, 1, tzinfo=UTC)
+        records = [(body, key, _id(n), n + 1, at) for n, (body, key) in enumerate(zip(bodies, keys, strict=True))]
         started = perf_counter()
         for first in range(0, len(bodies), window):
-            for body, key, wanted in records[first : first + window]:
+            for body, key, id_, sequence, occurred_at in records[first : first + window]:
+                own: Headers = (
+                    ("ce_id", id_),
+                    ("ce_subject", key),
+                    ("ce_time", occurred_at.isoformat()),
+                    ("ce_sequence", str(sequence)),
+                )
+                wanted = [*headers, *own] if headers else []
                 produce(topic, body, key, lane_of(key, partitions), report, headers=wanted)
             if flush(ROUND_S) or failed:
                 raise RuntimeError(f"the bare publisher was not confirmed: {failed[:1]}")
@@ -76,7 +84,7 @@ class BarePublisher:
 
 
 class BareSubscriber:
-    """One member kept over the rounds: read value, key and headers of each message, commit each batch."""
+    """One member kept over the rounds: read value, key, id and type of each message, commit each batch."""
 
     def __init__(self, config: KafkaConfig, topic: str, group: str) -> None:
         self._consumer = Consumer(config.subscriber_settings(group), logger=quiet_logger())
@@ -97,7 +105,10 @@ class BareSubscriber:
             next_offsets: dict[tuple[str, int], int] = {}
             for message in messages:
                 if message.error() is None:
-                    message.value(), message.key(), message.headers()
+                    message.value(), message.key()
+                    headers = dict(message.headers() or ())
+                    if headers:
+                        headers["ce_id"].decode(), headers["ce_type"].decode()
                     next_offsets[message.topic(), message.partition()] = message.offset() + 1
             if next_offsets:
                 self._consumer.commit(

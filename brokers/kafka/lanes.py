@@ -5,7 +5,6 @@ A new assignment of the same partition is a new Lane, so a delivery of the old o
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 from core.messaging.ports import Delivery
 
@@ -90,9 +89,8 @@ class Lane:
         self.waiting.clear()
 
 
-class Token(NamedTuple):
-    lane: Lane
-    offset: int
+Token = tuple[Lane, int]
+"""A delivery's lane and its offset there. Made once a message: a plain tuple costs a third of a named one."""
 
 
 def offset_of(delivery: Delivery) -> int:

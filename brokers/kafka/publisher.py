@@ -64,14 +64,19 @@ class KafkaPublisher:
                 self._generation = _Generation(self._config, self._topology.partitions, self._connection)
             outcomes = self._generation.send(records, count, deadline, self._closed)
             if self._generation.is_spent or self._closed.is_set():
-                self._generation = None
+                self._end_generation()
             return outcomes
 
     def close(self) -> None:
         self._closed.set()
         # A publish that is under way sees `_closed` within a slice and gives its messages up itself, in order.
         with self._publishing:
-            self._generation = None
+            self._end_generation()
+
+    def _end_generation(self) -> None:
+        generation, self._generation = self._generation, None
+        if generation is not None:
+            generation.end()
 
 
 class _Generation:
@@ -102,6 +107,15 @@ class _Generation:
         for index, outcome in self._failures.items():
             outcomes[index] = outcome
         return outcomes
+
+    def end(self) -> None:
+        """Destroy the client here and now: what a purge could not take out of it is never sent afterwards.
+
+        The reports refer to us and we to the client, so it would else live on until a garbage collection, in whatever
+        thread that happens to run.
+        """
+        self._reports.clear()
+        del self._producer
 
     def _hand_over(
         self, records: Iterable[tuple[str, bytes | None, str, Headers]], deadline: float, closed: Event

@@ -1,5 +1,9 @@
 """One record as a delivery, whoever reads it: a group, the dead-letter service or the audit."""
 
+import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from confluent_kafka import Message
 
 from brokers.kafka.codec import Malformed, decode, read_failure, without_failure
@@ -34,3 +38,19 @@ def read_record(message: Message, topology: Topology, token: object = None) -> D
         failed_group=group,
         origin_topic=origin,
     )
+
+
+@contextmanager
+def no_collection() -> Iterator[None]:
+    """Hold the garbage collector off while a batch is decoded.
+
+    A record's headers are ten containers that live for microseconds: with them a batch of 500 sets off ten collections
+    (measured: half of what receiving costs), without them two. References free all of them; nothing here is a cycle.
+    """
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()

@@ -12,7 +12,7 @@ from itertools import repeat
 from operator import itemgetter
 from threading import Event, RLock
 from time import monotonic
-from typing import cast
+from typing import Any, cast
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
@@ -21,7 +21,7 @@ from brokers.kafka.config import KafkaConfig
 from brokers.kafka.errors import SILENCE, Connection, error_of, quiet_logger
 from brokers.kafka.lanes import Lane, Token
 from brokers.kafka.publisher import KafkaPublisher
-from brokers.kafka.reading import read_record
+from brokers.kafka.reading import no_collection, read_record
 from brokers.kafka.topology import broker_topic, dead_letter_topic, group_id, port_topic
 from core.messaging.envelope import Envelope
 from core.messaging.outcomes import Outcome, refused, unknown
@@ -69,15 +69,17 @@ class KafkaSubscriber:
 
     def ack(self, deliveries: Sequence[Delivery]) -> None:
         with self._turn:
+            moved = self._moved
             for delivery in deliveries:
-                lane, offset = cast(Token, delivery.token)
-                if lane.settle(offset):
-                    self._moved.add(lane)
+                token: Any = delivery.token
+                lane = token[0]
+                if lane.settle(token[1]):
+                    moved.add(lane)
             self._commit_moved()
 
     def retry(self, failed: Delivery, after_s: float, held: Sequence[Delivery] = ()) -> None:
         with self._turn:
-            _token(failed).lane.wait(failed, after_s, held, monotonic())
+            _token(failed)[0].wait(failed, after_s, held, monotonic())
 
     def dead_letter(self, delivery: Delivery, failure: Failure, timeout_s: float = 10.0) -> Outcome:
         if delivery.topic.endswith(DEAD_LETTER_SUFFIX):
@@ -197,6 +199,10 @@ class KafkaSubscriber:
 
     def _decoded(self, messages: Sequence[Message]) -> list[Delivery]:
         """What is to be handed over of what the client gave, lane by lane in order."""
+        with no_collection():
+            return self._decoded_by_lane(messages)
+
+    def _decoded_by_lane(self, messages: Sequence[Message]) -> list[Delivery]:
         by_lane: dict[tuple[str, int], list[Message]] = {}
         for message in messages:
             if (error := message.error()) is not None:
@@ -210,7 +216,7 @@ class KafkaSubscriber:
                 deliveries += self._letters(lane, of_lane) if self._takes is None else self._events(lane, of_lane)
                 lane.next_offset = of_lane[-1].offset() + 1
                 if lane.waiting:
-                    deliveries = [d for d in deliveries if _token(d).lane is not lane or not lane.join_queue(d)]
+                    deliveries = [d for d in deliveries if _token(d)[0] is not lane or not lane.join_queue(d)]
         if by_lane:
             self._connection.seen()
         return deliveries
@@ -238,7 +244,7 @@ class KafkaSubscriber:
             envelopes,
             repeat(topic),
             repeat(lane.partition),
-            map(Token._make, zip(repeat(lane), offsets, strict=False)),
+            zip(repeat(lane), offsets, strict=False),
             *map(repeat, _PLAIN[:5]),
             map(itemgetter(4), envelopes),
             *map(repeat, _PLAIN[5:]),
@@ -254,14 +260,14 @@ class KafkaSubscriber:
                 self._pass_over(lane, 1)
                 continue
             lane.unacked[message.offset()] = None
-            delivery = read_record(message, self._topology, Token(lane, message.offset()))
+            delivery = read_record(message, self._topology, (lane, message.offset()))
             # What came on the wire is kept for the malformed ones only.
             deliveries.append(delivery if delivery.envelope is None else delivery._replace(body=b"", wire_headers=()))
         return deliveries
 
     def _letters(self, lane: Lane, messages: Sequence[Message]) -> list[Delivery]:
         lane.unacked.update(zip(map(Message.offset, messages), repeat(None), strict=False))
-        return [read_record(message, self._topology, Token(lane, message.offset())) for message in messages]
+        return [read_record(message, self._topology, (lane, message.offset())) for message in messages]
 
     def _pass_over(self, lane: Lane, count: int) -> None:
         self.passed_over_messages += count

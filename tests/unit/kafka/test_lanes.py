@@ -1,6 +1,6 @@
 """A lane's position never passes a message that is not acked, and a key's messages keep their order through retries."""
 
-from brokers.kafka.lanes import Lane, Token, offset_of
+from brokers.kafka.lanes import Lane, offset_of
 from core.messaging.ports import Delivery
 
 
@@ -12,7 +12,7 @@ def lane_with(*keys: str) -> tuple[Lane, list[Delivery]]:
 
 
 def delivery(lane: Lane, offset: int, key: str) -> Delivery:
-    return Delivery(envelope=None, topic="orders", lane=0, token=Token(lane, offset), key=key)
+    return Delivery(envelope=None, topic="orders", lane=0, token=(lane, offset), key=key)
 
 
 def test_the_position_is_the_first_message_that_is_not_acked() -> None:
