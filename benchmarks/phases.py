@@ -166,7 +166,7 @@ class _Run:
         try:
             while self._settle(began_s):
                 self.system.stop_consumers()
-                nothing_owed = self._settle(began_s, quiet_polls=2, patience_s=2.0)
+                nothing_owed = self._settle(began_s, quiet_polls=2, patience_s=10.0)
                 self.system.start_consumers()
                 if nothing_owed:
                     self.drained = self._settle(began_s)

@@ -18,6 +18,7 @@ from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 import psutil
@@ -29,7 +30,7 @@ from benchmarks.scenario import Scenario
 from core.commands.catalogue import seed_catalogue
 from core.effects.table import GROUPS
 from core.messaging.errors import BrokerError
-from core.messaging.ports import Admin
+from core.messaging.ports import Lag
 from core.outbox.storage import measure_depth
 from core.storage.database import create_database_engine, wait_for_database
 from faults.catalogue import FaultMissed
@@ -123,6 +124,7 @@ class RunLab:
         self._driver: RoleProcess | None = None
         self._sampler: Sampler | None = None
         self._database: wiring.Database | None = None
+        self._admin_lock = threading.Lock()
 
     # faults.catalogue.Lab
 
@@ -239,7 +241,7 @@ class RunLab:
             with self._database.engine.connect() as connection:
                 owed = measure_depth(connection, self._database.messaging).depth_messages
                 parked = connection.execute(text(_HELD_BY_PARKED_KEYS)).scalar_one()
-            lags = [lag for group in GROUPS for lag in self._admin.lag(group).values()]
+            lags = [lag for group in GROUPS for lag in self.lag(group).values()]
         except (SQLAlchemyError, BrokerError):
             return None
         return owed - int(parked) + sum(lag.lag_messages for lag in lags)
@@ -320,9 +322,10 @@ class RunLab:
         assert self._database is not None
         return self._database
 
-    @property
-    def admin(self) -> Admin:
-        return self._admin
+    def lag(self, group: str) -> Mapping[str, Lag]:
+        # An admin is for one thread at a time; the sampler and the drain both ask.
+        with self._admin_lock:
+            return self._admin.lag(group)
 
     @property
     def _api_url(self) -> str:
@@ -332,7 +335,9 @@ class RunLab:
         found = {name.lower(): url for name, url in self._services.environment.items()}
         base, _, _ = found["database_url"].rpartition("/")
         found["database_url"] = f"{base}/{self._database_name}"
-        found["rabbitmq_management_url"] = str(getattr(self._services.broker, "management_url", ""))
+        found["rabbitmq_management_url"] = _with_user(
+            str(getattr(self._services.broker, "management_url", "")), found.get("rabbitmq_url", "")
+        )
         return found
 
     def _create_database(self) -> None:
@@ -421,7 +426,7 @@ class Sampler(threading.Thread):
                 self._recorder.outbox(depth.depth_messages, depth.age_s)
             with contextlib.suppress(BrokerError):
                 for group in GROUPS:
-                    for topic, lag in self._lab.admin.lag(group).items():
+                    for topic, lag in self._lab.lag(group).items():
                         self._recorder.lag(group, topic, lag.lag_messages, lag.delay_s)
 
     def _sample(self, part: str, pids: list[int]) -> None:
@@ -447,3 +452,11 @@ def _git_revision() -> str | None:
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout.strip() or None
+
+
+def _with_user(url: str, of: str) -> str:
+    """`url` with the user and password that stand in `of`; an empty one stays empty."""
+    parts, login = urlsplit(url), urlsplit(of).netloc.rpartition("@")[0]
+    if not url or "@" in parts.netloc:
+        return url
+    return parts._replace(netloc=f"{login}@{parts.netloc}").geturl()

@@ -15,7 +15,7 @@ from confluent_kafka import (
     Producer,
     TopicPartition,
 )
-from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, OffsetSpec
+from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic
 
 from brokers.kafka.config import KafkaConfig
 from brokers.kafka.errors import GroupBusy, error_of, quiet_logger, translated
@@ -84,7 +84,9 @@ class KafkaAdmin:
     def lag(self, group: str) -> Mapping[str, Lag]:
         topics = {broker_topic(self._topology, topic): topic for topic in self._topology.topics_of(group)}
         places = self._places(topics)
-        ends, starts = self._offsets(places, OffsetSpec.latest()), self._offsets(places, OffsetSpec.earliest())
+        watermarks = self._watermarks(places)
+        starts = {place: low for place, (low, _) in watermarks.items()}
+        ends = {place: high for place, (_, high) in watermarks.items()}
         acked = self._positions(group, places)
         # What retention removed is not owed any more.
         next_ = {place: max(acked.get(place, starts[place]), starts[place]) for place in places}
@@ -101,7 +103,7 @@ class KafkaAdmin:
 
     def read_all(self, topic: str, since: datetime | None = None) -> Iterator[Delivery]:
         places = self._places([broker_topic(self._topology, topic)])
-        ends = self._offsets(places, OffsetSpec.latest())
+        ends = {place: high for place, (_, high) in self._watermarks(places).items()}
         starts = self._starts(places, since)
         return self._read(topic, {place: (starts[place], ends[place]) for place in places})
 
@@ -207,20 +209,39 @@ class KafkaAdmin:
     def _places(self, names: Iterable[str]) -> list[Place]:
         return [(name, partition) for name in names for partition in sorted(self._metadata(name).partitions)]
 
-    def _offsets(self, places: Sequence[Place], spec: OffsetSpec) -> dict[Place, int]:
-        if not places:
-            return {}
-        asked = {TopicPartition(*place): spec for place in places}
-        futures = self._client.list_offsets(asked, request_timeout=REQUEST_S)
-        return {(place.topic, place.partition): self._result_translated(f).offset for place, f in futures.items()}
+    def _watermarks(self, places: Sequence[Place]) -> dict[Place, tuple[int, int]]:
+        """The oldest kept and the next to be written.
+
+        Asked through a reader: the admin client's list_offsets crashed the process (segmentation fault in librdkafka
+        2.16) when the broker had been killed and started again since its last call.
+        """
+        try:
+            return {
+                place: self._reader_kept().get_watermark_offsets(TopicPartition(*place), timeout=REQUEST_S)
+                for place in places
+            }
+        except KafkaException as caught:
+            raise self._translated(caught) from caught
 
     def _starts(self, places: Sequence[Place], since: datetime | None) -> dict[Place, int]:
         """Where reading begins: the oldest kept, or the first written at or after `since` (the end if none)."""
+        watermarks = self._watermarks(places)
         if since is None:
-            return self._offsets(places, OffsetSpec.earliest())
-        ends = self._offsets(places, OffsetSpec.latest())
-        found = self._offsets(places, OffsetSpec.for_timestamp(int(since.timestamp() * 1_000)))
-        return {place: offset if offset >= 0 else ends[place] for place, offset in found.items()}
+            return {place: low for place, (low, _) in watermarks.items()}
+        asked = [TopicPartition(*place, int(since.timestamp() * 1_000)) for place in places]
+        try:
+            found = self._reader_kept().offsets_for_times(asked, timeout=REQUEST_S)
+        except KafkaException as caught:
+            raise self._translated(caught) from caught
+        return {
+            (at.topic, at.partition): at.offset if at.offset >= 0 else watermarks[at.topic, at.partition][1]
+            for at in found
+        }
+
+    def _reader_kept(self) -> Consumer:
+        if self._peeking is None:
+            self._peeking = self._reader({"queued.min.messages": 1, "fetch.message.max.bytes": 16_384})
+        return self._peeking
 
     def _positions(self, group: str, places: Sequence[Place]) -> dict[Place, int]:
         asked = ConsumerGroupTopicPartitions(group_id(self._topology, group), [TopicPartition(*p) for p in places])
@@ -237,17 +258,16 @@ class KafkaAdmin:
         """Seconds since 1970 at which the record at each place was written; a place that is silent is left out."""
         if not offsets:
             return {}
-        if self._peeking is None:
-            self._peeking = self._reader({"queued.min.messages": 1, "fetch.message.max.bytes": 16_384})
-        self._peeking.assign([TopicPartition(*place, offset) for place, offset in offsets.items()])
+        reader = self._reader_kept()
+        reader.assign([TopicPartition(*place, offset) for place, offset in offsets.items()])
         found: dict[Place, float] = {}
         deadline = time.monotonic() + REQUEST_S
         while len(found) < len(offsets) and time.monotonic() < deadline:
-            message = self._peeking.poll(0.2)
+            message = reader.poll(0.2)
             if message is not None and message.error() is None:
                 place = (message.topic(), message.partition())
                 found.setdefault(place, message.timestamp()[1] / 1_000)
-        self._peeking.unassign()
+        reader.unassign()
         return found
 
     def _read(self, topic: str, ranges: Mapping[Place, tuple[int, int]]) -> Iterator[Delivery]:
