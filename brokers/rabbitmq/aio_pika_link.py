@@ -31,7 +31,7 @@ from brokers.rabbitmq.links import Arrival, LinkLost, Listener
 _CLIENT_ERRORS = (AMQPError, aiormq.AMQPError, ConnectionError, OSError, RuntimeError, asyncio.InvalidStateError)
 
 _LAST_ROUNDS = 5
-NEEDED_OF_AIORMQ = ("_reader", "frames", "put")
+AIORMQ_ATTRIBUTES = ("frames", "put")
 """Beside the public: each channel has a queue `frames`, which its connection fills by `put`. Tested: aiormq 7.2."""
 
 

@@ -145,8 +145,12 @@ class BareAioPublisher:
 
     def __init__(self, config: RabbitConfig) -> None:
         self._loop = asyncio.new_event_loop()
-        self._connection = self._loop.run_until_complete(aio_pika.connect(config.url))
-        self._channel = self._loop.run_until_complete(self._connection.channel(on_return_raises=True))
+
+        async def connect() -> Any:
+            connection = await aio_pika.connect(config.url)
+            return connection, await connection.channel(on_return_raises=True)
+
+        self._connection, self._channel = self._loop.run_until_complete(connect())
 
     def publish_round(
         self, exchange: str, event_key: str, partitions: int, bodies: Sequence[bytes], keys: Sequence[str], window: int

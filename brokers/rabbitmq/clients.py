@@ -6,28 +6,27 @@ from types import FunctionType
 import aiormq
 import pika
 
-from brokers.rabbitmq.aio_pika_link import NEEDED_OF_AIORMQ, AioPikaLink
+from brokers.rabbitmq.aio_pika_link import AIORMQ_ATTRIBUTES, AioPikaLink
 from brokers.rabbitmq.config import RabbitConfig
 from brokers.rabbitmq.links import Link, LinkLost, Listener
-from brokers.rabbitmq.pika_link import NEEDED_OF_PIKA, PikaLink
+from brokers.rabbitmq.pika_link import PIKA_ATTRIBUTES, PIKA_METHODS, PikaLink
 from core.messaging.errors import BrokerError
 
 
 def check_client(config: RabbitConfig) -> None:
     """Raises BrokerError if the installed client has not what its link takes from its inside."""
     if config.client == "pika":
-        _check("pika", (pika.SelectConnection,), NEEDED_OF_PIKA)
+        _check("pika", pika.SelectConnection, PIKA_METHODS, PIKA_ATTRIBUTES)
     else:
-        _check("aiormq", (aiormq.Connection, aiormq.Channel), NEEDED_OF_AIORMQ)
+        _check("aiormq", aiormq.Connection, (), AIORMQ_ATTRIBUTES)
 
 
-def _check(client: str, kinds: tuple[type, ...], needed: tuple[str, ...]) -> None:
-    """Methods by the classes' own names; attributes by the names that their code uses."""
-    found: set[str] = set()
-    for kind in kinds:
-        functions = [each for owner in kind.__mro__ for each in vars(owner).values() if isinstance(each, FunctionType)]
-        found.update(dir(kind), *(function.__code__.co_names for function in functions))
-    if lacking := [name for name in needed if name not in found]:
+def _check(client: str, kind: type, methods: tuple[str, ...], attributes: tuple[str, ...]) -> None:
+    """Attributes by the names that the class's own code uses: there is no connection yet that could have them."""
+    functions = [each for owner in kind.__mro__ for each in vars(owner).values() if isinstance(each, FunctionType)]
+    used = {name for function in functions for name in function.__code__.co_names}
+    lacking = [name for name in methods if not hasattr(kind, name)] + [name for name in attributes if name not in used]
+    if lacking:
         raise BrokerError(
             f"{client} {version(client)} does not have {', '.join(lacking)}, which this adapter needs. "
             f"Install the {client} that requirements.lock names."

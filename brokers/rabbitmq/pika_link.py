@@ -33,15 +33,14 @@ _ACK, _NACK, _DELIVER, _RETURN = 80, 120, 60, 50
 _FLAGS = 0x8000 | 0x2000 | 0x1000 | 0x0080 | 0x0040
 """content_type, headers, delivery_mode, message_id, timestamp: what `_marshal` writes, in AMQP's order."""
 _CONTENT_TYPE = b"\x10application/json"
-NEEDED_OF_PIKA = (
+PIKA_METHODS = (
     "_on_data_available",
     "_output_marshaled_frames",
     "_process_frame",
     "_terminate_stream",
     "_get_write_buffer_size",
-    "_frame_buffer",
-    "_transport",
 )
+PIKA_ATTRIBUTES = ("_frame_buffer", "_transport")
 """Private names of pika's connection. Tested: pika 1.4 (1.4.4); `clients.check_client` refuses a pika without them."""
 
 
