@@ -64,7 +64,7 @@ def run(
     *,
     names: Sequence[str] = tuple(VARIANTS),
     size_messages: int = 40_000,
-    baseline_messages: int = 1_500,
+    baseline_messages: int = 600,
     batch_messages: int = 2_000,
     partitions: int = 6,
     rounds: int = 3,

@@ -30,10 +30,13 @@ class Claims:
             "FROM unnest(CAST(:ids AS uuid[]), CAST(:reasons AS text[])) AS given (id, reason) "
             "WHERE consumer_group = :group AND event_id = given.id"
         )
+        insert_effects = f"INSERT INTO {tables.effect.fullname} (consumer_group, event_id, effect) SELECT :group, "
         self._journal = text(
-            f"INSERT INTO {tables.effect.fullname} (consumer_group, event_id, effect) "
-            "SELECT :group, given.id, given.name "
+            f"{insert_effects} given.id, given.name "
             "FROM unnest(CAST(:ids AS uuid[]), CAST(:names AS text[])) AS given (id, name)"
+        )
+        self._journal_one_name = text(
+            f"{insert_effects} given.id, CAST(:name AS text) FROM unnest(CAST(:ids AS uuid[])) AS given (id)"
         )
 
     def claim(self, connection: Connection, envelopes: Sequence[Envelope]) -> list[Envelope]:
@@ -62,10 +65,14 @@ class Claims:
 
     def journal(self, connection: Connection, effects: Sequence[tuple[str, str]]) -> None:
         """One row an effect (event id, effect name); their identity numbers tell the applied order."""
-        if effects:
-            ids = uuid_array([id for id, _ in effects])
-            names = text_array([name for _, name in effects])
-            connection.execute(self._journal, {"group": self.group, "ids": ids, "names": names})
+        if not effects:
+            return
+        ids, names = zip(*effects, strict=True)
+        given = {"group": self.group, "ids": uuid_array(ids)}
+        if len(set(names)) == 1:
+            connection.execute(self._journal_one_name, given | {"name": names[0]})
+        else:
+            connection.execute(self._journal, given | {"names": text_array(names)})
 
 
 def claim_statement(inbox: Table) -> TextClause:

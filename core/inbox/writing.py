@@ -2,12 +2,12 @@
 and `dead_letters` for a letter that is redone."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 from sqlalchemy import Connection
 
 from core.inbox.claims import Claims
-from core.inbox.handlers import Decode, EventSink, GroupHandler, HandlerBroken, Ignored, NoSink
+from core.inbox.handlers import Decode, Done, EventSink, GroupHandler, HandlerBroken, Ignored, NoSink
 from core.journey import NoProbe, Probe, Step
 from core.messaging.envelope import Envelope
 from core.storage.tables import MessagingTables
@@ -70,24 +70,14 @@ class GroupWriting:
         result = self.handler(connection, seen)
         if len(result.done) != len(fresh):
             raise HandlerBroken(self.group, len(fresh), len(result.done))
-        effects: list[tuple[str, str]] = []
-        ignored: list[tuple[str, Ignored]] = []
-        outcomes: list[str] = []
-        for id, done in zip(ids, result.done, strict=True):
-            if isinstance(done, Ignored):
-                ignored.append((id, done))
-                outcomes.append("ignored")
-                continue
-            outcomes.append("applied")
-            if isinstance(done, str):
-                effects.append((id, done))
-            else:
-                effects.extend((id, name) for name in done)
+        effects, ignored = _split(ids, result.done)
         self.claims.ignore(connection, ignored)
         if self.has_journal:
             self.claims.journal(connection, effects)
         if result.publish:
             self.sink.write(connection, result.publish)
+        not_applied = {id for id, _ in ignored}
+        outcomes = ["ignored" if id in not_applied else "applied" for id in ids] if ignored else ["applied"] * len(ids)
         return Written(ids, outcomes, result.publish, ignored)
 
     def committed(self, written: Written) -> None:
@@ -96,3 +86,17 @@ class GroupWriting:
             self.sink.after_commit(written.publish)
         if written.ids:
             self.probe.reach(Step.APPLIED, written.ids, group=self.group, outcomes=written.outcomes)
+
+
+def _split(ids: Sequence[str], done: Sequence[Done]) -> tuple[list[tuple[str, str]], list[tuple[str, Ignored]]]:
+    """(event id, effect name) for each effect, and why the others were ignored."""
+    if set(map(type, done)) == {str}:
+        return cast(list[tuple[str, str]], list(zip(ids, done, strict=True))), []
+    effects: list[tuple[str, str]] = []
+    ignored: list[tuple[str, Ignored]] = []
+    for id, what in zip(ids, done, strict=True):
+        if isinstance(what, Ignored):
+            ignored.append((id, what))
+        else:
+            effects.extend((id, name) for name in ((what,) if isinstance(what, str) else what))
+    return effects, ignored

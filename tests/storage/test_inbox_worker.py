@@ -1,6 +1,7 @@
 """The worker against a real PostgreSQL and the memory broker: what is applied, how often, in which order."""
 
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from threading import Barrier, Event, Thread
 from typing import Any
 
@@ -8,10 +9,12 @@ import pytest
 from sqlalchemy import Connection, text
 
 from core.inbox.handlers import HandlerResult, Ignored, Poison, known_types, one_by_one
+from core.inbox.letters import row_of
 from core.inbox.retries import RetryPolicy
 from core.inbox.worker import WorkerOptions
 from core.journey import Step
 from core.messaging.envelope import Envelope
+from core.messaging.ports import Delivery, Failure
 from tests.storage.inbox_bench import GROUP, Bench, bench, count_it, drain, inbox_database, order
 
 __all__ = ["bench", "inbox_database"]
@@ -325,6 +328,35 @@ def test_later_messages_of_a_dead_letters_key_follow_or_wait(
     assert free.id in bench.effects()
     expected = [events[n].id for n in range(4) if n not in applied]
     assert sorted(id for id, _ in bench.letters()) == sorted(expected)
+
+
+NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("topic", "group", "key", "is_malformed", "is_held"),
+    [
+        ("orders", GROUP, "k", False, True),
+        ("payments", GROUP, "k", False, False),
+        ("orders", "others", "k", False, False),
+        ("orders", GROUP, "other key", False, False),
+        ("orders", GROUP, "k", True, False),  # nobody could redo it
+    ],
+)
+def test_a_letter_holds_its_key_in_its_topic_for_its_group(
+    bench: Bench, topic: str, group: str, key: str, is_malformed: bool, is_held: bool
+) -> None:
+    given_up = Delivery(None if is_malformed else order(1, key=key), topic, 0, None, key=key)
+    with bench.engine.begin() as connection:
+        row = row_of(given_up, topic, group, Failure("no price", 1, NOON, NOON))
+        connection.execute(bench.tables.failed_event.insert(), row)
+        # Someone else's letter for the same topic makes the worker look closely.
+        row = row_of(Delivery(order(9), "orders", 0, None), "orders", GROUP, Failure("no price", 1, NOON, NOON))
+        connection.execute(bench.tables.failed_event.insert(), row)
+    event = order(2, key="k")
+    bench.publish(event, order(3, key="order-9"))
+    drain(bench.worker(count_it, WorkerOptions(receive_timeout_s=0.05, after_dead_letter="wait")))
+    assert bench.effects() == ([] if is_held else [event.id])
 
 
 def test_each_step_is_reached_in_order_and_with_the_right_ids(bench: Bench) -> None:
