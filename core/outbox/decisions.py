@@ -4,7 +4,7 @@ Order per key rests on three rules: only the confirmed *prefix* of a key leaves 
 *held*, also in the batch that was already read; and marks are *fenced* by the lease's epoch (`storage`, `leases`).
 """
 
-from collections.abc import Sequence, Set
+from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -78,8 +78,36 @@ def _refused(row: Row, outcome: Outcome, max_attempts: int, wait_s: float) -> Fa
 
 
 def is_outage(outcomes: Sequence[Outcome]) -> bool:
-    """Nothing was answered at all: the broker is away, and no single message is to blame."""
+    """Nothing was answered at all: as far as this batch can tell, the broker is away and no message is to blame."""
     return bool(outcomes) and all(outcome.status is Status.UNKNOWN for outcome in outcomes)
+
+
+class SilentKeys:
+    """Keys of batches without any answer, each with the instant until which other keys are asked instead.
+
+    It may be the broker that is away, or only one lane: a key with more rows than a batch holds would otherwise be
+    read again and again as the lowest, and hold every other key. Bounded: a batch's keys leave by time.
+    """
+
+    def __init__(self) -> None:
+        self._until: dict[str, float] = {}
+
+    def add(self, keys: Iterable[str], until: float) -> None:
+        self._until.update(dict.fromkeys(keys, until))
+
+    def at(self, now: float) -> list[str]:
+        """Those not to be read at `now`; forgets the ones that may be."""
+        if self._until:
+            self._until = {key: until for key, until in self._until.items() if until > now}
+        return list(self._until)
+
+    def answered(self, until: float) -> None:
+        """The broker is there: none needs to wait longer than `until`."""
+        if self._until:
+            self._until = {key: min(each, until) for key, each in self._until.items()}
+
+    def clear(self) -> None:
+        self._until.clear()
 
 
 def without_held(rows: Sequence[Row], held_keys: Set[str]) -> Sequence[Row]:

@@ -20,10 +20,10 @@ from sqlalchemy import Engine
 from core.journey import NoProbe, Probe, Step
 from core.messaging.outcomes import Outcome
 from core.messaging.ports import Publisher
-from core.outbox.decisions import Row, Settlement, is_outage, settle, without_held
+from core.outbox.decisions import Row, Settlement, SilentKeys, is_outage, settle, without_held
 from core.outbox.doorbell import Listener
 from core.outbox.leases import LeaseKeeper
-from core.outbox.storage import LOST, PLANNER, DriverSession, OutboxStorage
+from core.outbox.storage import LOST, PLANNER, DriverSession, Horizon, OutboxStorage
 from core.storage.event_store import new_event_id
 from core.storage.tables import BUCKETS, MessagingTables
 
@@ -48,8 +48,10 @@ class RelayOptions:
     outage_wait_s: float = 0.05
     """Before all is tried again when nothing was answered; doubles up to `outage_wait_max_s`."""
     outage_wait_max_s: float = 1.0
-    full_read_every_s: float = 1.0
-    """Reading starts where work was a while ago, past rows long dead; so often it starts from the beginning."""
+    silent_batches: int = 8
+    """While nothing is answered, about so many batches of other keys are asked before the same keys are asked again."""
+    look_back_every_s: float = 1.0
+    """Reading starts past rows long dead; where, is found out so often, from the beginning."""
 
 
 class Batch(NamedTuple):
@@ -115,18 +117,23 @@ class Relay:
     def _pump(self, desk: "_Desk", storage_thread: ThreadPoolExecutor, stop: threading.Event) -> None:
         current, unsettled, settlement = EMPTY, EMPTY, Settlement()
         outage_wait_s = self._options.outage_wait_s
+        silent = SilentKeys()
         while not stop.is_set():
+            silent_keys = silent.at(time.monotonic())
             if not current.rows:
                 self._wake.clear()
-                current = self._turn(desk, unsettled, settlement)
+                current = self._turn(desk, unsettled, settlement, silent_keys)
                 unsettled, settlement = EMPTY, Settlement()
-                if not current.rows:
+                if not current.rows and silent_keys:
+                    # Nobody else is there to be asked.
+                    silent.clear()
+                elif not current.rows:
                     self._wake.wait(self._options.poll_s)
                 continue
             if not desk.may_publish():
                 current = EMPTY
                 continue
-            turn = storage_thread.submit(desk.turn, unsettled, settlement, current)
+            turn = storage_thread.submit(desk.turn, unsettled, settlement, current, silent_keys)
             outcomes = self._publish(current)
             upcoming, cleared = turn.result()
             self._report(cleared)
@@ -136,8 +143,11 @@ class Relay:
                 current = EMPTY
                 log.warning("no answer from the broker", extra={"owner": self._owner, "reason": outcomes[0].reason})
                 stop.wait(outage_wait_s)
+                hold_s = self._options.unknown_wait_s + self._options.silent_batches * outage_wait_s
+                silent.add((row.envelope.key for row in unsettled.rows), time.monotonic() + hold_s)
                 outage_wait_s = min(outage_wait_s * 2, self._options.outage_wait_max_s)
             else:
+                silent.answered(time.monotonic() + self._options.unknown_wait_s)
                 outage_wait_s = self._options.outage_wait_s
         self._report(desk.write(unsettled, settlement))
 
@@ -168,9 +178,9 @@ class Relay:
                 )
         return settlement
 
-    def _turn(self, desk: "_Desk", done: Batch, settlement: Settlement) -> Batch:
+    def _turn(self, desk: "_Desk", done: Batch, settlement: Settlement, silent_keys: Sequence[str]) -> Batch:
         """Settle, then read, with nothing in flight."""
-        upcoming, cleared = desk.turn(done, settlement, EMPTY)
+        upcoming, cleared = desk.turn(done, settlement, EMPTY, silent_keys)
         self._report(cleared)
         return upcoming
 
@@ -184,21 +194,20 @@ class _Desk:
 
     def __init__(self, storage: OutboxStorage, keeper: LeaseKeeper, options: RelayOptions) -> None:
         self._storage, self._keeper, self._options = storage, keeper, options
-        # Lowest pending id at the last full read and at the one before it: where ordinary reads start. A transaction
-        # that commits late shows up below the newest ids, so the start lags at least one interval behind.
-        self._lowest = self._start = 0
-        self._highest = 0
-        self._full_read_at = 0.0
+        self._start = _Start()
+        self._look_back_at = 0.0
 
     def may_publish(self) -> bool:
         return self._keeper.is_valid()
 
-    def turn(self, done: Batch, settlement: Settlement, in_flight: Batch) -> tuple[Batch, Sequence[Row]]:
+    def turn(
+        self, done: Batch, settlement: Settlement, in_flight: Batch, silent_keys: Sequence[str]
+    ) -> tuple[Batch, Sequence[Row]]:
         """Write what followed from `done`, then read the next batch past what is `in_flight`; also what was cleared."""
         cleared = self.write(done, settlement)
         flying = {row.bucket for row in in_flight.rows}
         epochs = self._keeper.use(flying)
-        rows = self._read(sorted(epochs), [row.id for row in in_flight.rows])
+        rows = self._read(epochs, [row.id for row in in_flight.rows], silent_keys)
         self._keeper.used(flying.union(row.bucket for row in rows))
         return Batch(rows, epochs), cleared
 
@@ -210,13 +219,48 @@ class _Desk:
             return [row for row in settlement.cleared if row.id in gone]
         return settlement.cleared
 
-    def _read(self, buckets: Sequence[int], in_flight: Sequence[int]) -> list[Row]:
-        is_full = time.monotonic() >= self._full_read_at
-        rows = self._storage.read(buckets, self._options.batch_messages, in_flight, 0 if is_full else self._start)
+    def _read(self, epochs: Mapping[int, int], in_flight: Sequence[int], silent_keys: Sequence[str]) -> Sequence[Row]:
+        buckets = sorted(epochs)
+        if buckets and (time.monotonic() >= self._look_back_at or not self._start.holds_for(epochs)):
+            self._start.look_back(epochs, self._storage.horizon(buckets))
+            self._look_back_at = time.monotonic() + self._options.look_back_every_s
+        rows = self._storage.read(buckets, self._options.batch_messages, in_flight, self._start.id, silent_keys)
+        self._start.saw(rows)
+        return rows
+
+
+class _Start:
+    """Where reading starts: below it is no pending row of the owned buckets, and none will ever be.
+
+    Else a later event of a key could be read while an earlier one, below the start, is not: after a transaction that
+    commits late, a bucket taken over, a key requeued. An id is drawn by a transaction that has its own number already;
+    so once all that ran at an instant have ended, no id drawn before that instant can appear any more.
+    """
+
+    def __init__(self) -> None:
+        self.id = 0
+        self._epochs: Mapping[int, int] = {}
+        self._highest = 0
+        """Highest id read so far."""
+        self._bound = 0
+        """No row below it will appear."""
+        self._next_bound = self._once_ended = 0
+        """The bound as soon as every transaction below `_once_ended` has ended."""
+
+    def holds_for(self, epochs: Mapping[int, int]) -> bool:
+        """Whether nothing was taken over since the last look back."""
+        return epochs.items() <= self._epochs.items()
+
+    def look_back(self, epochs: Mapping[int, int], horizon: Horizon) -> None:
+        if horizon.oldest_running >= self._once_ended:
+            self._bound, self._next_bound, self._once_ended = (
+                self._next_bound,
+                self._highest,
+                horizon.next_transaction,
+            )
+        self._epochs = dict(epochs)
+        self.id = self._bound if horizon.lowest is None else min(self._bound, horizon.lowest)
+
+    def saw(self, rows: Sequence[Row]) -> None:
         if rows:
             self._highest = max(self._highest, rows[-1].id)
-        if is_full:
-            lowest = min([*in_flight[:1], *(row.id for row in rows[:1])], default=self._highest)
-            self._start, self._lowest = min(self._lowest, lowest), lowest
-            self._full_read_at = time.monotonic() + self._options.full_read_every_s
-        return rows

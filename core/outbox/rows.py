@@ -57,15 +57,17 @@ def add_events(target: Session | Connection, tables: MessagingTables, envelopes:
     """Write event and pending rows, in order, in the caller's transaction, in one statement.
 
     The ids are drawn here, after the caller read the aggregate's version: within an aggregate a later version always
-    has the higher id, which is all that the relay's order rests on. Raises VersionConflict.
+    has the higher id, which is all that the relay's order rests on. And they are drawn after the transaction has its
+    own id, so that whoever still may commit a low id is known to be running (`relay`). Raises VersionConflict.
     """
     if not envelopes:
         return
     sequence = f"pg_get_serial_sequence('{tables.event.fullname}', 'id')"
     sql = f"""
-        WITH input AS MATERIALIZED (
+        WITH running AS MATERIALIZED (SELECT pg_current_xact_id()),
+        input AS MATERIALIZED (
             SELECT nextval({sequence}) AS id, given.*
-            FROM unnest({ARRAYS}, %s::smallint[]) AS given ({COLUMNS}, bucket)
+            FROM running, unnest({ARRAYS}, %s::smallint[]) AS given ({COLUMNS}, bucket)
         ), written AS (
             INSERT INTO {tables.event.fullname} (id, {COLUMNS}) SELECT id, {COLUMNS} FROM input
         )

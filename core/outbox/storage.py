@@ -69,6 +69,16 @@ class Depth(NamedTuple):
     parked_keys: int
 
 
+class Horizon(NamedTuple):
+    """What one snapshot says about rows still to come."""
+
+    oldest_running: int
+    """Every transaction below this one has ended; what it committed is visible."""
+    next_transaction: int
+    lowest: int | None
+    """The lowest pending row of the given buckets, whatever its state: in flight, waiting, parked."""
+
+
 class OutboxStorage:
     """Reads and marks pending rows for one relay."""
 
@@ -82,7 +92,7 @@ class OutboxStorage:
             ORDER BY l.bucket FOR SHARE OF l"""
         candidates = f"""
             SELECT id, bucket, attempts FROM {pending} p
-            WHERE bucket = ANY(%s::smallint[]) AND id <> ALL(%s::bigint[])"""
+            WHERE bucket = ANY(%s::smallint[]) AND id <> ALL(%s::bigint[]) AND key <> ALL(%s::text[])"""
         if hold_condition is None:
             hold_condition = f"""AND key NOT IN (
                 SELECT key FROM {pending}
@@ -97,6 +107,10 @@ class OutboxStorage:
             )
             SELECT c.id, c.bucket, c.attempts, {event_as_envelope(tables)}
             FROM candidate c JOIN {event} e ON e.id = c.id ORDER BY c.id"""
+        self._horizon = f"""
+            SELECT pg_snapshot_xmin(s)::text::bigint, pg_snapshot_xmax(s)::text::bigint,
+                   (SELECT id FROM {pending} WHERE bucket = ANY(%s::smallint[]) ORDER BY id LIMIT 1)
+            FROM pg_current_snapshot() s"""
         # The one commit that may be lost in a crash of the database: then rows are published twice, none is skipped.
         self._clear = f"""
             WITH quick AS MATERIALIZED (SELECT set_config('synchronous_commit', 'off', true) AS setting),
@@ -122,13 +136,24 @@ class OutboxStorage:
             WHERE p.id = failed.id AND p.bucket = ANY(ARRAY(SELECT bucket FROM fence))
             RETURNING p.id"""
 
-    def read(self, buckets: Sequence[int], limit: int, in_flight: Sequence[int], from_id: int = 0) -> list[Row]:
+    def read(
+        self,
+        buckets: Sequence[int],
+        limit: int,
+        in_flight: Sequence[int],
+        from_id: int = 0,
+        silent_keys: Sequence[str] = (),
+    ) -> list[Row]:
         """The lowest pending rows that may go now, in outbox order. `from_id`: where to start looking."""
         if not buckets:
             return []
-        own = [list(buckets), list(in_flight)]
+        own = [list(buckets), list(in_flight), list(silent_keys)]
         found = self._session.rows(self._read, [*own, from_id, limit, *own, limit, limit])
         return rows_from(found)
+
+    def horizon(self, buckets: Sequence[int]) -> "Horizon":
+        found = self._session.rows(self._horizon, [list(buckets)])
+        return Horizon(*found[0])
 
     def clear(self, rows: Sequence[Row], epochs: Mapping[int, int]) -> set[int]:
         """Delete confirmed rows of buckets still held at `epochs`; return the ids that were deleted."""

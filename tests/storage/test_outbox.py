@@ -1,8 +1,11 @@
 """The outbox on a real database: what is written, in which order it is sent, what is marked, what is kept."""
 
 import threading
+import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from itertools import count
 
 import psycopg
 import pytest
@@ -10,6 +13,7 @@ from sqlalchemy import Engine, MetaData
 from sqlalchemy.orm import Session
 
 from core.messaging.envelope import Envelope
+from core.messaging.lanes import lane_of
 from core.messaging.outcomes import CONFIRMED, Outcome, refused, unknown
 from core.outbox.doorbell import Doorbell
 from core.outbox.leases import LeaseTable
@@ -19,7 +23,7 @@ from core.outbox.rows import OutboxSink, add_events
 from core.outbox.storage import PLANNER, DriverSession, OutboxStorage, measure_depth, requeue
 from core.storage.event_store import VersionConflict, load
 from core.storage.schema import create_schema
-from core.storage.tables import MessagingTables, messaging_tables
+from core.storage.tables import BUCKETS, MessagingTables, messaging_tables
 from tests.storage.outbox_rows import QUICK, Wire, event, is_empty, open_outbox, relaying, scalar, until, write
 
 Outbox = tuple[Engine, MessagingTables]
@@ -200,7 +204,7 @@ def test_keys_without_answer_hold_no_other_key_however_many_rows_they_have(outbo
 def test_a_transaction_that_commits_late_is_seen_below_what_was_already_sent(outbox: Outbox) -> None:
     engine, tables = outbox
     wire = Wire()
-    options = RelayOptions(poll_s=0.02, lease_s=1.0, full_read_every_s=0.2)
+    options = RelayOptions(poll_s=0.02, lease_s=1.0, look_back_every_s=0.2)
     with relaying(engine, tables, wire, options), engine.connect() as late:
         add_events(late, tables, [event("late", 1)])
         for version in range(1, 6):
@@ -209,6 +213,92 @@ def test_a_transaction_that_commits_late_is_seen_below_what_was_already_sent(out
         until(lambda: is_empty(engine))
         late.commit()
         until(lambda: wire.sequences("late") == [1])
+
+
+@contextmanager
+def traffic(outbox: Outbox) -> Iterator[None]:
+    """Other keys' events all the while, so that reading starts ever higher."""
+    stop = threading.Event()
+
+    def run() -> None:
+        for version in count(1):
+            if stop.wait(0.005):
+                return
+            write(*outbox, event("traffic", version))
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+
+
+SHORT_LOOK_BACK = RelayOptions(poll_s=0.005, lease_s=1.0, refused_wait_s=0.001, look_back_every_s=0.2)
+
+
+def seen_after(engine: Engine, wire: Wire, messages: int) -> None:
+    """Until so many more events were sent: the relay has looked back several times."""
+    already = len(wire.sent)
+    until(lambda: len(wire.sent) >= already + messages)
+
+
+def test_a_late_commit_is_not_overtaken_by_the_next_event_of_its_key(outbox: Outbox) -> None:
+    engine, tables = outbox
+    wire = Wire()
+    with traffic(outbox), relaying(engine, tables, wire, SHORT_LOOK_BACK):
+        for key in ("late-1", "late-2", "late-3"):
+            with engine.connect() as late:
+                add_events(late, tables, [event(key, 1)])
+                started_at = time.monotonic()
+                until(lambda started_at=started_at: time.monotonic() > started_at + 0.7)  # type: ignore[misc]
+                late.commit()
+            write(engine, tables, event(key, 2))
+            until(lambda key=key: len(wire.sequences(key)) == 2)  # type: ignore[misc]
+            assert wire.sequences(key) == [1, 2]
+
+
+def test_a_key_requeued_long_after_is_sent_from_its_oldest_event_on(outbox: Outbox) -> None:
+    engine, tables = outbox
+    is_mended = threading.Event()
+    wire = Wire(lambda e: refused("no") if e.key.startswith("bad") and not is_mended.is_set() else CONFIRMED)
+    keys = [f"bad-{number}" for number in range(5)]
+    write(engine, tables, *(event(key, version) for version in (1, 2) for key in keys))
+    with traffic(outbox), relaying(engine, tables, wire, SHORT_LOOK_BACK):
+        until(lambda: scalar(engine, "SELECT count(*) FROM pending WHERE parked_at IS NOT NULL") == 5)
+        seen_after(engine, wire, 200)
+        write(engine, tables, *(event(key, 3) for key in keys))
+        is_mended.set()
+        for key in keys:
+            with engine.begin() as connection:
+                assert requeue(connection, tables, [key]) == 1
+            until(lambda key=key: len(wire.sequences(key)) == 3)  # type: ignore[misc]
+    assert [wire.sequences(key) for key in keys] == [[1, 2, 3]] * 5
+
+
+def test_buckets_taken_over_late_are_read_from_their_oldest_event_on(outbox: Outbox) -> None:
+    engine, tables = outbox
+    wire = Wire()
+    # Another relay, dead but with a lease that lasts: its buckets are all but that of the traffic.
+    with engine.begin() as connection:
+        connection.exec_driver_sql(
+            "UPDATE bucket_lease SET owner = 'dead', leased_until = clock_timestamp() + interval '1 hour' "
+            "WHERE bucket <> %s",
+            (lane_of("traffic", BUCKETS),),
+        )
+    keys = [f"old-{number}" for number in range(5)]
+    assert lane_of("traffic", BUCKETS) not in {lane_of(key, BUCKETS) for key in keys}
+    write(engine, tables, *(event(key, 1) for key in keys))
+    with traffic(outbox), relaying(engine, tables, wire, SHORT_LOOK_BACK):
+        seen_after(engine, wire, 200)
+        write(engine, tables, *(event(key, 2) for key in keys))
+        for key in keys:
+            with engine.begin() as connection:
+                bucket = lane_of(key, BUCKETS)
+                connection.exec_driver_sql("UPDATE bucket_lease SET owner = NULL WHERE bucket = %s", (bucket,))
+            until(lambda key=key: len(wire.sequences(key)) == 2)  # type: ignore[misc]
+    assert [wire.sequences(key) for key in keys] == [[1, 2]] * 5
 
 
 def test_a_commit_wakes_a_relay_that_polls_rarely(outbox: Outbox) -> None:
