@@ -35,6 +35,8 @@ SLICE_S = 0.1
 _PLAIN = (0, None, "", b"", (), None, None, None)
 """An event's Delivery but for envelope, topic, lane, token and key: attempts, redelivered, error, body, wire_headers |
 failure, failed_group, origin_topic."""
+LEAVE_S = 5.0
+"""What giving the lanes away may take; it is local but for the last commit, which waits for the broker's answer."""
 CONSUME_MESSAGES = 1_000_000
 """The client refuses to hand out more at once."""
 
@@ -106,10 +108,25 @@ class KafkaSubscriber:
             consumer, self._consumer = self._consumer, None
             if consumer is not None:
                 self._commit_awaited(consumer, self._lanes.values())
+                self._leave(consumer)
                 consumer.close()
             self._forget(list(self._lanes))
             if self._dead_letters is not None:
                 self._dead_letters.close()
+
+    def _leave(self, consumer: Consumer) -> None:
+        """Give every lane away while the client still listens.
+
+        The client's own `close` may end its group first and hand us a revocation afterwards; what the Python client
+        then asks of the ended group is never answered, and `close` waits for ever (seen with a second member joining).
+        """
+        consumer.unsubscribe()
+        deadline = monotonic() + LEAVE_S
+        # At least one poll: a change that waits in the client's queue is told there.
+        while True:
+            consumer.poll(SLICE_S)
+            if not self._lanes or monotonic() >= deadline:
+                return
 
     def _receive_once(self, max_messages: int, deadline: float) -> list[Delivery]:
         """What is due or at hand now; else what comes within a slice."""

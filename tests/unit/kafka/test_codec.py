@@ -135,7 +135,7 @@ def test_a_time_of_another_zone_is_read_as_the_same_instant() -> None:
 
 
 def test_the_official_package_reads_what_is_sent() -> None:
-    message = KafkaMessage(headers=dict(wire(EVENT)), key=b"o-7", value=EVENT.data)  # type: ignore[arg-type]
+    message = KafkaMessage(headers=dict(wire(EVENT)), key=b"o-7", value=EVENT.data)
     event = from_kafka_event(message)
     assert event.get_id() == EVENT.id
     assert event.get_source() == "/shop/order"

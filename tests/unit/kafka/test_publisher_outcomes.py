@@ -1,17 +1,21 @@
 """What a publisher says of each message without a broker, and whatever its client reports, raises or withholds."""
 
+import gc
+import weakref
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from threading import Event
 from time import monotonic
 from typing import Any
 
+import pytest
 from confluent_kafka import KafkaError, KafkaException
 
 from brokers.kafka import KafkaConfig, connect
 from brokers.kafka.errors import Connection
 from brokers.kafka.publisher import _Generation
 from core.messaging.envelope import Envelope
+from core.messaging.lanes import lane_of
 from core.messaging.outcomes import Status
 from core.messaging.topology import Route, Topology
 
@@ -51,6 +55,7 @@ class _Client:
 
     def __init__(self, on_flush: Callable[["_Client"], int]) -> None:
         self.taken: list[tuple[str, Callable[[Any, Any], None]]] = []
+        self.lanes: list[int] = []
         self.on_flush = on_flush
         self.purged = False
 
@@ -58,6 +63,7 @@ class _Client:
         if len(value) > 100:
             raise KafkaException(KafkaError(KafkaError.MSG_SIZE_TOO_LARGE, "too large"))
         self.taken.append((key, report))
+        self.lanes.append(partition)
 
     def flush(self, timeout_s: float) -> int:
         return self.on_flush(self)
@@ -119,3 +125,44 @@ def test_behind_a_refused_message_its_key_waits_and_other_keys_go_on() -> None:
     outcomes = publish_with(client, [too_large, event(1), event(2)])
     assert outcomes == [Status.REFUSED, Status.UNKNOWN, Status.CONFIRMED]
     assert [key for key, _ in client.taken] == ["k2"]
+
+
+def test_each_message_is_given_to_the_lane_of_its_key() -> None:
+    client = _Client(lambda _: 0)
+    batch = [event(number) for number in range(1, 9)]
+    publish_with(client, batch)
+    assert client.lanes == [lane_of(envelope.key, 3) for envelope in batch]
+    assert set(client.lanes) == {0, 1, 2}
+
+
+def test_an_answer_that_comes_while_purging_is_a_confirm_and_the_purged_producer_still_ends() -> None:
+    # `publish_with` asserts that what was purged is spent: it would go on with a gap behind it.
+    assert publish_with(_Client(lambda client: 0 if client.purged else 1), [event(1)], 0.05) == [Status.CONFIRMED]
+
+
+def test_what_not_even_a_purge_takes_out_of_the_client_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("brokers.kafka.publisher.PURGE_S", 0.05)
+    assert publish_with(_Client(lambda _: 1), [event(1), event(2)], 0.05) == [Status.UNKNOWN, Status.UNKNOWN]
+
+
+def test_a_spent_producer_is_destroyed_before_the_next_publish_and_not_by_the_garbage_collector(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made: list[weakref.ref[_Client]] = []
+
+    def producer(*_: Any, **__: Any) -> _Client:
+        client = _Client(lambda client: client.taken[0][1](KafkaError(KafkaError._TRANSPORT), None) or 0)
+        made.append(weakref.ref(client))
+        return client
+
+    monkeypatch.setattr("brokers.kafka.publisher.Producer", producer)
+    monkeypatch.setattr(_Generation, "_look_up", lambda self, topic, *_: self._lanes.update({topic: 3}))
+    publisher = connect(NOWHERE, TOPOLOGY).publisher()
+    gc.disable()
+    try:
+        assert [outcome.status for outcome in publisher.publish([event(1)], 1.0)] == [Status.UNKNOWN]
+        assert made[0]() is None
+    finally:
+        gc.enable()
+    publisher.publish([event(1)], 1.0)
+    assert len(made) == 2
