@@ -25,7 +25,9 @@ def main() -> None:
     broker = connect(given["profile"], given["address"], topology_of(given["prefix"]))
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
-    options = RelayOptions(batch_messages=given["batch_messages"], poll_s=0.02, lease_s=1.0, publish_timeout_s=10.0)
+    options = RelayOptions(
+        batch_messages=given["batch_messages"], poll_s=0.02, lease_s=given["lease_s"], publish_timeout_s=10.0
+    )
     publisher = broker.publisher()
     engine = create_database_engine(given["database"])
     Relay(engine, messaging_tables(MetaData()), publisher, options, probe, given["owner"]).run(stop)

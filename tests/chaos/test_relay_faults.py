@@ -1,0 +1,132 @@
+"""What a relay makes of a real broker that dies, refuses one event, has no place for it, or whose answers get lost.
+
+Each case is one where other outboxes lose or give up events: see docs/decisions, `outbox-what-a-relay-outlives`.
+"""
+
+import os
+import secrets
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from random import Random
+
+import pytest
+
+from core.messaging.ports import Publisher
+from core.messaging.topology import Route
+from core.outbox.storage import requeue
+from servers.lifecycle import Server
+from tests.chaos.relay_world import KEYS, LostAnswers, RelayWorld, Watched, open_world
+from tests.storage.outbox_rows import event, topology_of, until, write
+
+AWAY_S = 10.0
+
+
+@pytest.fixture
+def world(broker_server: Server, database: str) -> Iterator[RelayWorld]:
+    made = open_world(broker_server, database)
+    yield made
+    made.end()
+
+
+@pytest.fixture
+def random() -> Random:
+    seed = int(os.environ.get("CHAOS_SEED") or secrets.randbits(32))
+    print(f"CHAOS_SEED={seed}")
+    return Random(seed)
+
+
+def test_a_broker_killed_in_mid_relay_and_long_away_costs_repeats_and_counts_no_attempt(
+    world: RelayWorld, random: Random
+) -> None:
+    killed_in_batch = random.randint(3, 10)
+    is_killed = threading.Event()
+
+    def kill() -> None:
+        world.server.kill()
+        is_killed.set()
+
+    watched: list[Watched] = []
+
+    def watch(publisher: Publisher) -> Publisher:
+        watched.append(
+            Watched(publisher, lambda n: threading.Thread(target=kill).start() if n == killed_in_batch else None)
+        )
+        return watched[0]
+
+    world.write(range(1, 101))
+    with world.relaying(watch):
+        assert is_killed.wait(60)
+        try:
+            world.write(range(101, 111))
+            give_up_waiting_at = time.monotonic() + AWAY_S
+            until(lambda: watched[0].outages >= 3 and time.monotonic() >= give_up_waiting_at, timeout_s=60)
+            assert world.scalar("SELECT count(*) FROM pending WHERE attempts > 0 OR parked_at IS NOT NULL") == 0
+            assert world.scalar("SELECT count(*) FROM pending") != 0
+        finally:
+            world.server.start()
+        world.write(range(111, 121))
+        until(world.is_drained, timeout_s=60)
+    world.repeats_of_the_complete_wire(120)
+
+
+def test_an_event_too_large_for_the_broker_parks_its_hot_key_while_the_others_go_on(world: RelayWorld) -> None:
+    too_large = b'"' + b"x" * 3_000_000 + b'"'
+    world.write(range(1, 5))
+    write(world.engine, world.tables, event("o-0", 5, too_large), *(event(key, 5) for key in KEYS[1:]))
+    world.write(range(6, 21))
+    # The hot key has more events than all others together; they stand behind its fifth.
+    world.write(range(21, 301), KEYS[:1])
+    with world.relaying():
+        until(lambda: world.scalar("SELECT count(*) FROM pending WHERE key <> 'o-0'") == 0, timeout_s=30)
+        until(lambda: world.scalar("SELECT count(*) FROM outbox_events WHERE status = 'FAILED'") == 1, timeout_s=30)
+        world.write(range(21, 301), KEYS[1:])
+        until(lambda: world.scalar("SELECT count(*) FROM pending WHERE key <> 'o-0'") == 0, timeout_s=30)
+        assert [version for version, _ in world.wire()["o-0"]] == [1, 2, 3, 4]
+        assert world.scalar("SELECT attempts FROM pending WHERE parked_at IS NOT NULL") == 5
+        with world.engine.begin() as connection:
+            connection.exec_driver_sql("UPDATE event SET payload = '{}' WHERE length(payload) > 1000000")
+            assert requeue(connection, world.tables, ["o-0"]) == 1
+        until(world.is_drained, timeout_s=30)
+    assert world.repeats_of_the_complete_wire(300) == 0
+
+
+def test_an_event_that_no_topic_takes_is_kept_with_its_reason_until_the_topic_is_there(world: RelayWorld) -> None:
+    refund = event("r-1", 1, type="RefundMade")._replace(topic="refunds")
+    write(world.engine, world.tables, refund, event("r-1", 2, type="RefundMade")._replace(topic="refunds"))
+    world.write(range(1, 11))
+    with world.relaying():
+        until(lambda: world.scalar("SELECT count(*) FROM pending WHERE parked_at IS NOT NULL") == 1, timeout_s=30)
+        until(lambda: world.scalar("SELECT count(*) FROM pending") == 2, timeout_s=30)
+        assert "refunds" in str(world.scalar("SELECT last_error FROM pending WHERE parked_at IS NOT NULL"))
+    routes = {**topology_of("").routes, "RefundMade": Route("refunds", "refund.made")}
+    subscriptions = {"billing": frozenset(routes)}
+    world.broker = world.connect(replace(topology_of(world.prefix), routes=routes, subscriptions=subscriptions))
+    admin = world.broker.admin()
+    admin.declare()
+    with world.engine.begin() as connection:
+        assert requeue(connection, world.tables) == 1
+    with world.relaying():
+        until(world.is_drained, timeout_s=30)
+    arrived = [delivery.envelope for delivery in admin.read_all("refunds")]
+    assert [envelope.sequence for envelope in arrived if envelope is not None] == [1, 2]
+    admin.close()
+    assert world.repeats_of_the_complete_wire(10) == 0
+
+
+def test_answers_lost_for_one_key_repeat_its_events_and_hold_no_other_key(world: RelayWorld, random: Random) -> None:
+    key = random.choice(KEYS)
+    made: list[LostAnswers] = []
+
+    def lose(publisher: Publisher) -> Publisher:
+        made.append(LostAnswers(publisher, key))
+        return made[0]
+
+    world.write(range(1, 51))
+    with world.relaying(lose):
+        until(lambda: world.scalar("SELECT count(*) FROM pending") == 50 and made[0].lost > 2, timeout_s=30)
+        assert world.scalar("SELECT max(attempts) FROM pending") == 0
+        made[0].is_losing = False
+        until(world.is_drained, timeout_s=30)
+    assert world.repeats_of_the_complete_wire(50) >= 2
