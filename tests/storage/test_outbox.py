@@ -15,6 +15,7 @@ from sqlalchemy.orm import Session
 from core.messaging.envelope import Envelope
 from core.messaging.lanes import lane_of
 from core.messaging.outcomes import CONFIRMED, Outcome, refused, unknown
+from core.outbox.decisions import Failure
 from core.outbox.doorbell import Doorbell
 from core.outbox.leases import LeaseTable
 from core.outbox.relay import Relay, RelayOptions
@@ -329,7 +330,21 @@ def test_a_relay_whose_lease_was_taken_marks_nothing(outbox: Outbox) -> None:
         rows = storage.read(list(first), 10, [])
         until(lambda: len(LeaseTable(leases, tables, "second", lease_s=60).take(64)) == 64)
         assert storage.clear(rows, first) == set()
-        assert scalar(engine, "SELECT count(*) FROM pending") == 1
+        assert storage.fail([Failure(rows[0], 5, "no", 1.0, is_parked=True)], first) == set()
+        assert scalar(engine, "SELECT count(*) FROM pending WHERE attempts = 0 AND parked_at IS NULL") == 1
+
+
+def test_a_lease_ends_by_the_clock_of_the_database(outbox: Outbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine, tables = outbox
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now + 3_600)
+    left = "SELECT max(extract(epoch FROM leased_until - clock_timestamp())) BETWEEN 20 AND 30 FROM bucket_lease"
+    with DriverSession(engine) as session:
+        table = LeaseTable(session, tables, "ahead", lease_s=30)
+        held = table.take(64)
+        assert scalar(engine, left) is True
+        table.renew(held)
+        assert scalar(engine, left) is True
 
 
 def test_a_relay_without_its_tables_says_so_instead_of_waiting(outbox: Outbox) -> None:
@@ -353,19 +368,21 @@ def test_a_take_over_waits_for_a_mark_under_way(outbox: Outbox) -> None:
 
 def test_only_the_delete_of_confirmed_rows_commits_without_waiting_for_the_disk(outbox: Outbox) -> None:
     engine, tables = outbox
-    write(engine, tables, event("o-1", 1))
+    write(engine, tables, event("o-1", 1), event("bad", 1))
     with engine.begin() as connection:
         connection.exec_driver_sql(
             """CREATE TABLE seen (what text, setting text);
                CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
-                   INSERT INTO seen VALUES (TG_TABLE_NAME, current_setting('synchronous_commit')); RETURN NULL; END $$;
+                   INSERT INTO seen VALUES (TG_OP || ' ' || TG_TABLE_NAME, current_setting('synchronous_commit'));
+                   RETURN NULL; END $$;
+               CREATE TRIGGER fail AFTER UPDATE ON pending FOR EACH STATEMENT EXECUTE FUNCTION note();
                CREATE TRIGGER note AFTER UPDATE ON bucket_lease FOR EACH STATEMENT EXECUTE FUNCTION note();
                CREATE TRIGGER note AFTER DELETE ON pending FOR EACH STATEMENT EXECUTE FUNCTION note();"""
         )
-    with relaying(engine, tables, Wire()):
-        until(lambda: is_empty(engine))
-    assert scalar(engine, "SELECT array_agg(DISTINCT setting) FROM seen WHERE what = 'pending'") == ["off"]
-    assert scalar(engine, "SELECT array_agg(DISTINCT setting) FROM seen WHERE what = 'bucket_lease'") == ["on"]
+    with relaying(engine, tables, Wire(lambda e: refused("no") if e.key == "bad" else CONFIRMED)):
+        until(lambda: scalar(engine, "SELECT count(*) FROM pending WHERE parked_at IS NULL") == 0)
+    found = "SELECT array_agg(DISTINCT what || ' ' || setting ORDER BY what || ' ' || setting) FROM seen"
+    assert scalar(engine, found) == ["DELETE pending off", "UPDATE bucket_lease on", "UPDATE pending on"]
 
 
 def test_relays_share_the_buckets_and_a_clean_stop_gives_them_back_at_once(outbox: Outbox) -> None:
