@@ -1,0 +1,174 @@
+"""The Kafka publisher is told of failures only: is a confirm still never given for a message that the log lacks?
+
+A real broker whose answers are lost, that is paused, or that is killed while batches are in flight. Sent as the relay
+sends: a key goes on from its first message that was not confirmed.
+"""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+
+import pytest
+
+from brokers.kafka import KafkaConfig, connect
+from brokers.kafka.server import Kafka
+from core.messaging.envelope import Envelope
+from core.messaging.outcomes import Status
+from core.messaging.ports import Broker, Publisher
+from faults.network import Proxy, lost_confirm
+from servers.process import free_ports
+from testbed.services import cache_folder
+from tests.contract.profiles import TOPOLOGY, own
+
+KEYS = 10
+AT = datetime(2026, 1, 1, tzinfo=UTC)
+TIMES = 3
+"""How often each fault strikes in one test."""
+Fault = Callable[[Kafka, Proxy], None]
+
+
+def event(sequence: int, key: str) -> Envelope:
+    """The id says key and sequence: what is sent again has the same id."""
+    return Envelope(f"{key}#{sequence}", "orders", "OrderCreated", "/shop/order", key, sequence, AT, b"{}")
+
+
+@pytest.fixture(scope="module")
+def server_behind_proxy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Kafka, Proxy]]:
+    (port,) = free_ports(1)
+    folder = tmp_path_factory.mktemp("kafka-confirms")
+    server = Kafka(folder, cache_folder(), broker_session_timeout_ms=2_000, proxy_port=port)
+    server.start()
+    try:
+        with Proxy("127.0.0.1", server.ports["proxied"], port) as proxy:
+            yield server, proxy
+    finally:
+        server.stop()
+
+
+@pytest.fixture
+def broker(server_behind_proxy: tuple[Kafka, Proxy]) -> Iterator[Broker]:
+    _, proxy = server_behind_proxy
+    made = connect(KafkaConfig(f"127.0.0.1:{proxy.port}"), own(TOPOLOGY))
+    admin = made.admin()
+    admin.declare()
+    yield made
+    admin.delete()
+    admin.close()
+
+
+class Sender:
+    """Publishes batch after batch until told to stop; what it was told of each message is kept."""
+
+    def __init__(self, publisher: Publisher) -> None:
+        self._publisher = publisher
+        self._next = dict.fromkeys((f"o-{key}" for key in range(KEYS)), 1)
+        self.confirmed: set[str] = set()
+        self.unknown_messages = 0
+        self.stop = threading.Event()
+
+    def run(self) -> None:
+        while not self.stop.is_set():
+            self.publish(40, timeout_s=0.4)
+
+    def publish(self, each: int, timeout_s: float) -> None:
+        batch = [event(n, key) for i in range(each) for key, first in self._next.items() for n in [first + i]]
+        stopped = set()
+        for envelope, outcome in zip(batch, self._publisher.publish(batch, timeout_s), strict=True):
+            if outcome.is_confirmed:
+                self.confirmed.add(envelope.id)
+                if envelope.key not in stopped:
+                    self._next[envelope.key] += 1
+            else:
+                assert outcome.status is Status.UNKNOWN, outcome
+                self.unknown_messages += 1
+                stopped.add(envelope.key)
+
+    def until(self, condition: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + 60
+        while not condition():
+            assert time.monotonic() < deadline, f"{len(self.confirmed)} confirmed, {self.unknown_messages} unknown"
+            time.sleep(0.005)
+
+
+@contextmanager
+def sending(publisher: Publisher) -> Iterator[Sender]:
+    sender = Sender(publisher)
+    thread = threading.Thread(target=sender.run)
+    thread.start()
+    try:
+        yield sender
+    finally:
+        sender.stop.set()
+        thread.join()
+        publisher.close()
+
+
+def lose_answers(_: Kafka, proxy: Proxy) -> None:
+    proxy.apply(lost_confirm())
+
+
+def pause(server: Kafka, _: Proxy) -> None:
+    server.pause()
+
+
+def kill(server: Kafka, _: Proxy) -> None:
+    server.kill()
+
+
+def heal(fault: Fault, server: Kafka, proxy: Proxy) -> None:
+    proxy.heal()
+    if fault is pause:
+        server.resume()
+    if fault is kill:
+        server.start()
+
+
+@pytest.mark.broker("kafka")
+@pytest.mark.parametrize("fault", [lose_answers, pause, kill])
+def test_what_was_confirmed_while_answers_went_missing_is_in_the_log_and_in_order(
+    server_behind_proxy: tuple[Kafka, Proxy], broker: Broker, fault: Fault
+) -> None:
+    server, proxy = server_behind_proxy
+    with sending(broker.publisher()) as sender:
+        for _ in range(TIMES):
+            confirmed, unknown = len(sender.confirmed), sender.unknown_messages
+            sender.until(lambda before=confirmed: len(sender.confirmed) >= before + 2_000)  # type: ignore[misc]
+            fault(server, proxy)
+            try:
+                sender.until(lambda before=unknown: sender.unknown_messages >= before + 1_000)  # type: ignore[misc]
+            finally:
+                heal(fault, server, proxy)
+    admin = broker.admin()
+    log = [delivery.envelope for delivery in admin.read_all("orders") if delivery.envelope is not None]
+    admin.close()
+    assert sender.confirmed - {envelope.id for envelope in log} == set()
+    assert len(sender.confirmed) >= 2_000 * TIMES
+    assert_in_order(log)
+
+
+def assert_in_order(log: list[Envelope]) -> None:
+    """By first sight, each key counts up without a gap; repeats are the relay's, not the broker's, and allowed."""
+    last = dict.fromkeys((f"o-{key}" for key in range(KEYS)), 0)
+    for envelope in log:
+        assert envelope.sequence is not None
+        assert envelope.sequence <= last[envelope.key] + 1, f"{envelope.key}: {envelope.sequence} overtook another"
+        last[envelope.key] = max(last[envelope.key], envelope.sequence)
+
+
+@pytest.mark.broker("kafka")
+@pytest.mark.parametrize("fault", [lose_answers, pause])
+def test_a_broker_that_never_answers_confirms_nothing(
+    server_behind_proxy: tuple[Kafka, Proxy], broker: Broker, fault: Fault
+) -> None:
+    server, proxy = server_behind_proxy
+    publisher = broker.publisher()
+    assert publisher.publish([event(1, "warm")], 10.0)[0].is_confirmed
+    fault(server, proxy)
+    try:
+        outcomes = publisher.publish([event(n, f"o-{n % KEYS}") for n in range(1, 301)], 1.0)
+    finally:
+        heal(fault, server, proxy)
+        publisher.close()
+    assert {outcome.status for outcome in outcomes} == {Status.UNKNOWN}
