@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from itertools import count
@@ -364,6 +365,34 @@ def test_a_take_over_waits_for_a_mark_under_way(outbox: Outbox) -> None:
         until(lambda: len(LeaseTable(leases, tables, "second", lease_s=60).take(64)) == 63)
         marking.rollback()
         assert list(LeaseTable(leases, tables, "second", lease_s=60).take(64)) == [7]
+
+
+@pytest.mark.parametrize("mark", ["clear", "fail"])
+def test_a_bucket_cannot_be_taken_while_its_owner_is_marking(outbox: Outbox, mark: str) -> None:
+    engine, tables = outbox
+    write(engine, tables, event("o-1", 1))
+    with DriverSession(engine) as leases, DriverSession(engine, PLANNER) as session, engine.connect() as blocker:
+        storage = OutboxStorage(session, tables)
+        held = LeaseTable(leases, tables, "first", lease_s=0.001).take(64)
+        (row,) = storage.read(list(held), 10, [])
+        # The mark stops at its row, with the fence behind it.
+        blocker.exec_driver_sql("SELECT 1 FROM pending FOR UPDATE")
+        marks = {
+            "clear": lambda: storage.clear([row], held),
+            "fail": lambda: storage.fail([Failure(row, 1, "no", 1.0, is_parked=False)], held),
+        }
+        with ThreadPoolExecutor(1) as thread:
+            marked = thread.submit(marks[mark])
+            waiting = (
+                "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+            )
+            until(lambda: scalar(engine, waiting) == 1)
+            table = LeaseTable(leases, tables, "second", lease_s=60)
+            taken = table.take(64)
+            assert set(range(BUCKETS)) - taken.keys() >= {row.bucket}
+            blocker.rollback()
+            assert marked.result(timeout=10) == {row.id}
+        assert row.bucket in table.take(64)
 
 
 def test_only_the_delete_of_confirmed_rows_commits_without_waiting_for_the_disk(outbox: Outbox) -> None:
