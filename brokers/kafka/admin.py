@@ -40,6 +40,7 @@ class KafkaAdmin:
         self._topology = topology
         self._opened: AdminClient | None = None
         self._peeking: Consumer | None = None
+        self._watchers: dict[str, Consumer] = {}
 
     def declare(self) -> None:
         names = declared_topics(self._topology)
@@ -148,8 +149,9 @@ class KafkaAdmin:
 
     def close(self) -> None:
         peeking, self._peeking, self._opened = self._peeking, None, None
-        if peeking is not None:
-            peeking.close()
+        for reader in [*self._watchers.values(), *([peeking] if peeking is not None else [])]:
+            reader.close()
+        self._watchers.clear()
 
     @property
     def _client(self) -> AdminClient:
@@ -244,13 +246,17 @@ class KafkaAdmin:
         return self._peeking
 
     def _positions(self, group: str, places: Sequence[Place]) -> dict[Place, int]:
-        asked = ConsumerGroupTopicPartitions(group_id(self._topology, group), [TopicPartition(*p) for p in places])
-        [future] = self._client.list_consumer_group_offsets([asked], request_timeout=REQUEST_S).values()
+        """What the group has acked, asked by a reader of its name that never joins it.
+
+        The admin client's own request waits for its whole time-out, again and again, once the broker was restarted.
+        """
+        reader = self._watchers.get(group)
+        if reader is None:
+            settings = {**self._config.fetch_settings(), "group.id": group_id(self._topology, group)}
+            reader = self._watchers[group] = Consumer(settings, logger=quiet_logger())
         try:
-            found = self._result(future).topic_partitions
+            found = reader.committed([TopicPartition(*place) for place in places], timeout=REQUEST_S)
         except KafkaException as caught:
-            if error_of(caught).code() == KafkaError.GROUP_ID_NOT_FOUND:
-                return {}
             raise self._translated(caught) from caught
         return {(place.topic, place.partition): place.offset for place in found if place.offset >= 0}
 
