@@ -86,7 +86,8 @@ class PollingRelay:
         pending, event = self._tables.pending.fullname, self._tables.event.fullname
         held = f"AND key NOT IN (SELECT key FROM {pending} WHERE parked_at IS NOT NULL)" if self._hold_key else ""
         found = connection.exec_driver_sql(
-            f"""SELECT p.id, p.bucket, p.attempts, {event_as_envelope(self._tables)} FROM {pending} p JOIN {event} e ON e.id = p.id
+            f"""SELECT p.id, p.bucket, p.attempts, {event_as_envelope(self._tables)}
+                FROM {pending} p JOIN {event} e ON e.id = p.id
                 WHERE p.parked_at IS NULL {held} ORDER BY p.id LIMIT %s {self._claim.locking}""",
             (self._options.batch_messages,),
         )
