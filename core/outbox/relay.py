@@ -50,8 +50,8 @@ class RelayOptions:
     outage_wait_max_s: float = 1.0
     silent_batches: int = 8
     """While nothing is answered, about so many batches of other keys are asked before the same keys are asked again."""
-    look_back_every_s: float = 1.0
-    """Reading starts past rows long dead; where, is found out so often, from the beginning."""
+    look_back_every_s: float = 0.25
+    """Reading starts past rows long dead; where, is found out so often."""
 
 
 class Batch(NamedTuple):
@@ -222,7 +222,9 @@ class _Desk:
     def _read(self, epochs: Mapping[int, int], in_flight: Sequence[int], silent_keys: Sequence[str]) -> Sequence[Row]:
         buckets = sorted(epochs)
         if buckets and (time.monotonic() >= self._look_back_at or not self._start.holds_for(epochs)):
-            self._start.look_back(epochs, self._storage.horizon(buckets))
+            # What was below the start stays below it; only buckets just gained may have rows there.
+            from_id = self._start.id if self._start.holds_for(epochs) else 0
+            self._start.look_back(epochs, self._storage.horizon(buckets, from_id))
             self._look_back_at = time.monotonic() + self._options.look_back_every_s
         rows = self._storage.read(buckets, self._options.batch_messages, in_flight, self._start.id, silent_keys)
         self._start.saw(rows)

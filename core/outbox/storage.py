@@ -109,7 +109,7 @@ class OutboxStorage:
             FROM candidate c JOIN {event} e ON e.id = c.id ORDER BY c.id"""
         self._horizon = f"""
             SELECT pg_snapshot_xmin(s)::text::bigint, pg_snapshot_xmax(s)::text::bigint,
-                   (SELECT id FROM {pending} WHERE bucket = ANY(%s::smallint[]) ORDER BY id LIMIT 1)
+                   (SELECT id FROM {pending} WHERE bucket = ANY(%s::smallint[]) AND id >= %s ORDER BY id LIMIT 1)
             FROM pg_current_snapshot() s"""
         # The one commit that may be lost in a crash of the database: then rows are published twice, none is skipped.
         self._clear = f"""
@@ -151,8 +151,8 @@ class OutboxStorage:
         found = self._session.rows(self._read, [*own, from_id, limit, *own, limit, limit])
         return rows_from(found)
 
-    def horizon(self, buckets: Sequence[int]) -> "Horizon":
-        found = self._session.rows(self._horizon, [list(buckets)])
+    def horizon(self, buckets: Sequence[int], from_id: int = 0) -> "Horizon":
+        found = self._session.rows(self._horizon, [list(buckets), from_id])
         return Horizon(*found[0])
 
     def clear(self, rows: Sequence[Row], epochs: Mapping[int, int]) -> set[int]:
