@@ -24,7 +24,9 @@ from core.api.app import Deps
 from core.api.tokens import ADMIN, TokenSettings, mint
 from core.commands.catalogue import seed_catalogue
 from core.commands.context import Context
+from core.domain.events import EVENT_TYPES
 from core.effects.table import GROUPS, topology
+from core.inbox.handlers import known_types
 from core.inbox.retries import PRESETS
 from core.inbox.worker import Worker, WorkerOptions
 from core.journey import NoProbe, Probe
@@ -163,6 +165,7 @@ def worker(
         options,
         watch.probe,
         sink=sink,
+        decode=known_types({name: kind.schema_version for name, kind in EVENT_TYPES.items()}),
         on_malformed=lambda delivery: watch.malformed(group, delivery),
         random=random.Random(settings.seed),
     )

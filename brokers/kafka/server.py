@@ -1,6 +1,5 @@
 """One Kafka node in KRaft mode as a process of its own: settings, first format, a real publish to know it is ready."""
 
-import contextlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -148,21 +147,31 @@ class Kafka(ProcessServer):
 
 def publish_one(bootstrap: str, timeout_s: float) -> str | None:
     """Publish to a topic of our own and see it confirmed; None, or why it was not."""
-    reached = {"bootstrap.servers": bootstrap, "log_level": 0, "reconnect.backoff.max.ms": 200}
-    admin = AdminClient(reached)
-    try:
-        made = admin.create_topics([NewTopic(READINESS_TOPIC, 1, 1)], request_timeout=timeout_s)
-        made[READINESS_TOPIC].result(timeout_s)
-    except KafkaException as error:
-        if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
-            return str(error.args[0])
-    except TimeoutError:
-        return f"no answer within {timeout_s:g} s"
-    outcomes: list[KafkaError | None] = []
+    reached: dict[str, str | int] = {"bootstrap.servers": bootstrap, "log_level": 0, "reconnect.backoff.max.ms": 200}
     producer = Producer({**reached, "acks": "all", "message.timeout.ms": int(timeout_s * 1000)})
-    producer.produce(READINESS_TOPIC, b"ready?", on_delivery=lambda error, _message: outcomes.append(error))
+    outcomes: list[KafkaError | None] = []
+    try:
+        if producer.list_topics(READINESS_TOPIC, timeout=timeout_s).topics[READINESS_TOPIC].error is not None:
+            refused = _make_topic(reached, timeout_s)
+            if refused is not None:
+                return refused
+        producer.produce(READINESS_TOPIC, b"ready?", on_delivery=lambda error, _message: outcomes.append(error))
+    except KafkaException as error:
+        return str(error.args[0])
     producer.flush(timeout_s)
-    with contextlib.suppress(IndexError):
+    if outcomes:
         return None if outcomes[0] is None else str(outcomes[0])
     producer.purge()
     return f"no confirm within {timeout_s:g} s"
+
+
+def _make_topic(reached: Mapping[str, str | int], timeout_s: float) -> str | None:
+    """None, or why it could not be made. Only at the first start: an admin client is best not used while one dies."""
+    # Kept in a name: an admin client that is let go of gives up what it was asked.
+    admin = AdminClient(reached)
+    made = admin.create_topics([NewTopic(READINESS_TOPIC, 1, 1)], request_timeout=timeout_s)
+    try:
+        error = made[READINESS_TOPIC].exception(timeout_s + 1)
+    except TimeoutError:
+        return f"no answer within {timeout_s:g} s"
+    return None if error is None or error.args[0].code() == KafkaError.TOPIC_ALREADY_EXISTS else str(error.args[0])

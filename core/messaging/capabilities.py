@@ -1,4 +1,4 @@
-"""What a broker profile can do. Declared, shown in the report, proven true by the contract tests; never a silent skip."""
+"""What a broker profile can do: declared, shown in the report, proven by the contract tests; never a silent skip."""
 
 from dataclasses import dataclass, fields
 
