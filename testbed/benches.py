@@ -31,7 +31,7 @@ from testbed.folders import cache_folder
 from testbed.settings import SettingError, Settings, read_settings
 
 KAFKA_TOOLS = "org.apache.kafka:kafka-tools:4.3.1+org.apache.kafka:kafka-clients:4.3.1"
-PERF_TEST = "com.rabbitmq:perf-test:2.24.0"
+PERF_TEST = "com.rabbitmq:perf-test:2.22.1"
 VENDOR_MESSAGES = 100_000
 WINDOW_MESSAGES = 5_000
 """Handed over before waiting for the confirms, on both sides of Kafka; RabbitMQ's window is the adapter's setting."""
@@ -154,7 +154,7 @@ def _bare_rabbit(settings: Settings, topology: Topology) -> adapter.Bare:
     queues = [f"{adapter.BARE}.{exchange}.{lane}" for lane in range(topology.partitions)]
     publisher = bare_rabbit.bare_publisher(config)
     subscriber = bare_rabbit.bare_subscriber(config, queues, 2_000)
-    tools = maven.jars(cache_folder(), "perf-test-2.24.0", PERF_TEST)
+    tools = maven.jars(cache_folder(), "perf-test-2.22.1", PERF_TEST)
     window = config.publish_window_messages
 
     def close() -> None:
