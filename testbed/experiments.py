@@ -189,6 +189,11 @@ def run_once(scenario: Scenario, settings: Settings, folder: Path, provider: str
                 console.print(f"[red]run broken:[/red] {escape(str(error))}")
             finally:
                 lab.close()
+    except KeyboardInterrupt:
+        # The run has stopped everything and told what it could: what is there stays readable, as unknown.
+        if (folder / "run.json").exists():
+            write_verdict(folder)
+        raise
     finally:
         shutil.rmtree(home, ignore_errors=True)
     show(Moment("check", 0, "verdict"))
