@@ -180,11 +180,16 @@ def _compared(
     theirs = [found for run in rabbitmq if (found := value(run)) is not None]
     if len(ours) < len(kafka) or len(theirs) < len(rabbitmq) or min(*ours, *theirs) <= 0:
         return None
-    text = f"{what} {_median(ours):.3g} {unit} on kafka and {_median(theirs):.3g} {unit} on rabbitmq"
+    text = f"{what} {_figure(_median(ours))} {unit} on kafka and {_figure(_median(theirs))} {unit} on rabbitmq"
     if min(len(ours), len(theirs)) < FEWEST_REPEATS:
         most = max(len(ours), len(theirs))
         return f"{text}, measured {'once' if most == 1 else 'too seldom for an interval'}: no difference is claimed."
     return f"{text}; kafka over rabbitmq: {median_ratio(ours, theirs)}."
+
+
+def _figure(value: float) -> str:
+    """Three digits where it is small; no exponent where it is large."""
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
 
 
 def _median(values: Sequence[float]) -> float:
