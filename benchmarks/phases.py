@@ -8,7 +8,7 @@ The folder it leaves is complete in itself: the verdict is computed from its fil
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -100,29 +100,20 @@ def run_experiment(
         run.check()
 
 
+@dataclass
 class _Run:
-    def __init__(
-        self,
-        scenario: Scenario,
-        broker: str,
-        seed: int,
-        system: System,
-        recorder: Recorder,
-        folder: Path,
-        show: Callable[[Moment], None],
-    ) -> None:
-        self.scenario = scenario
-        self.broker = broker
-        self.seed = seed
-        self.system = system
-        self.recorder = recorder
-        self.folder = folder
-        self.show = show
-        self.started_at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-        self.start_ns = 0
-        self.struck: Sequence[Struck] = ()
-        self.drained = False
-        self.drain_s = 0.0
+    scenario: Scenario
+    broker: str
+    seed: int
+    system: System
+    recorder: Recorder
+    folder: Path
+    show: Callable[[Moment], None]
+    started_at: str = field(default_factory=lambda: time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()))
+    start_ns: int = 0
+    struck: Sequence[Struck] = ()
+    drained: bool = False
+    drain_s: float = 0.0
 
     def load(self) -> None:
         load = self.scenario.load

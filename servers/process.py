@@ -14,6 +14,7 @@ import signal
 import socket
 import subprocess
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -144,7 +145,7 @@ def write_atomically(path: Path, text: str) -> None:
     partial.rename(path)
 
 
-class ProcessServer:
+class ProcessServer(ABC):
     """A `Server` that is a process on this machine. A subclass says what to start and how to ask it something real.
 
     All state is in the folder, so building the same class on the same folder takes a running service up again.
@@ -164,24 +165,24 @@ class ProcessServer:
     # What a subclass answers.
 
     @property
-    def url(self) -> str:
-        raise NotImplementedError
+    @abstractmethod
+    def url(self) -> str: ...
 
     @property
-    def version(self) -> str:
-        raise NotImplementedError
+    @abstractmethod
+    def version(self) -> str: ...
 
+    @abstractmethod
     def prepare(self) -> None:
         """Make configuration and, at the first start, data. The ports are known. Called before every start."""
-        raise NotImplementedError
 
+    @abstractmethod
     def command(self) -> tuple[Sequence[str], Mapping[str, str]]:
         """What to execute and the environment to add; it must become the very process (exec, no wrapper)."""
-        raise NotImplementedError
 
+    @abstractmethod
     def probe(self, timeout_s: float) -> str | None:
         """Do one real request; None if it was answered, else why not."""
-        raise NotImplementedError
 
     # The `Server` contract.
 
