@@ -25,9 +25,10 @@ GROUPS: Mapping[str, Group] = {
 
 
 def topology(partitions: int = 3, prefix: str = "", audit: bool = True) -> Topology:
-    """Routes of every registered event type and the subscriptions of every group; checked."""
+    """Routes of every event type that a group takes and the subscriptions of every group; checked."""
+    taken = frozenset().union(*(group.takes for group in GROUPS.values()))
     result = Topology(
-        routes={name: Route(kind.topic, kind.event_key) for name, kind in EVENT_TYPES.items()},
+        routes={name: Route(kind.topic, kind.event_key) for name, kind in EVENT_TYPES.items() if name in taken},
         subscriptions={name: group.takes for name, group in GROUPS.items()},
         partitions=partitions,
         prefix=prefix,

@@ -7,7 +7,17 @@ from decimal import Decimal
 import msgspec
 import pytest
 
-from core.domain.events import EVENT_TYPES, OrderCreated, OrderItem, UnreadableEvent, from_json, to_json
+from core.domain.events import (
+    EVENT_TYPES,
+    ORDER_COMMANDS,
+    ORDER_EVENTS,
+    Command,
+    OrderCreated,
+    OrderItem,
+    UnreadableEvent,
+    from_json,
+    to_json,
+)
 
 CREATED = OrderCreated(
     order_id="o-1",
@@ -23,14 +33,37 @@ CREATED = OrderCreated(
 )
 
 
+IN_THE_PAST = re.compile(r"([A-Z][a-z]+)+?(ed|Sold|Paid)")
+IMPERATIVE = re.compile(r"(Reserve|Release|Process|Confirm|Cancel)([A-Z][a-z]+)+(?<!ed)")
+
+
 @pytest.mark.parametrize("name", EVENT_TYPES)
-def test_a_registered_event_is_immutable_named_in_the_past_tense_and_routed_by_a_dotted_key(name: str) -> None:
+def test_a_registered_type_is_immutable_and_routed_by_a_dotted_key(name: str) -> None:
     kind = EVENT_TYPES[name]
     assert kind.payload.__name__ == name
     assert kind.payload.__struct_config__.frozen
-    assert re.fullmatch(r"([A-Z][a-z]+)+(ed|Sold|Paid)", name)
     assert re.fullmatch(r"[a-z]+(\.[a-z-]+)+", kind.event_key)
     assert kind.schema_version >= 1
+
+
+@pytest.mark.parametrize("name", EVENT_TYPES)
+def test_an_event_is_named_in_the_past_tense_and_a_command_in_the_imperative_on_its_own_topic(name: str) -> None:
+    kind = EVENT_TYPES[name]
+    is_command = issubclass(kind.payload, Command)
+    assert (IMPERATIVE if is_command else IN_THE_PAST).fullmatch(name)
+    assert not (IN_THE_PAST if is_command else IMPERATIVE).fullmatch(name)
+    assert is_command == (kind.topic == ORDER_COMMANDS) == (kind.aggregate_type == "OrderSaga")
+
+
+@pytest.mark.parametrize("name", ["ShipOrder", "OrderConfirm", "PaymentEvent"])
+def test_a_name_of_neither_form_would_be_noticed(name: str) -> None:
+    assert not IN_THE_PAST.fullmatch(name)
+    assert not IMPERATIVE.fullmatch(name)
+
+
+def test_the_facts_about_one_order_share_its_key_and_so_its_lane_but_count_their_own_versions() -> None:
+    of_an_order = {kind.aggregate_type for kind in EVENT_TYPES.values() if kind.topic == ORDER_EVENTS}
+    assert of_an_order == {"Order", "StockReservation", "Payment"}
 
 
 def test_no_two_event_types_share_a_topic_and_an_event_key() -> None:
