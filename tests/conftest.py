@@ -14,6 +14,8 @@ from servers.lifecycle import Server
 from servers.process import end_orphans
 from testbed import services
 
+pytest_plugins = ["tests.rows"]
+
 # Kafka fences a killed broker for this long; its default of 9 s would be most of every test that kills it.
 KAFKA_SESSION_MS = 2_000
 
