@@ -3,6 +3,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 PART ?= adapter
 BROKER ?= kafka
+JOBS ?= 3
 
 .PHONY: help setup lint test test-long compare bench up status down doctor lock clean
 
@@ -18,8 +19,9 @@ lint: setup  ## style, types and the direction of imports
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# Most tests wait for a broker, not for the processor: more test processes than cores.
 test: lint  ## lint and every test but the long ones
-	$(BIN)/python -m pytest -m "not long"
+	$(BIN)/python -m pytest -m "not long" -n $(JOBS) --dist loadgroup
 
 test-long: setup  ## the long tests: soak, many schedules, original durations
 	$(BIN)/python -m pytest -m long

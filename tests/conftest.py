@@ -1,4 +1,8 @@
-"""Real services for the tests: started on first use, once a session, ended with it (also on Ctrl-C)."""
+"""Real services for the tests: started on first use, once a test process, ended with it (also on Ctrl-C).
+
+With several test processes (pytest-xdist) each has services of its own. What shares a set-up stays in one process: a
+file, and in the contract suite a broker profile. The long ones go first, so that no process works alone at the end.
+"""
 
 import secrets
 from collections.abc import Iterator
@@ -13,6 +17,26 @@ from servers.container import External, engine_answers
 from servers.lifecycle import Server
 from servers.process import end_orphans
 from testbed import services
+from tests.contract.profiles import PROFILES
+from tests.matrix import PROPERTY, Matrix
+
+LONGEST = ("tests/system/test_runs.py", "tests/contract/test_behaviours.py", "tests/chaos/")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.pluginmanager.register(Matrix(list(PROFILES)), "matrix")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    def rank(item: pytest.Item) -> int:
+        return next((place for place, start in enumerate(LONGEST) if item.nodeid.startswith(start)), len(LONGEST))
+
+    for item in items:
+        profile = next((value[1] for name, value in item.user_properties if name == PROPERTY), "")
+        item.add_marker(pytest.mark.xdist_group(f"{item.nodeid.partition('::')[0]} {profile}"))
+    items.sort(key=rank)
+
 
 pytest_plugins = ["tests.rows"]
 

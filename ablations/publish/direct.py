@@ -10,7 +10,8 @@ from core.messaging.ports import Publisher
 
 log = logging.getLogger(__name__)
 
-TIMEOUT_S = 10.0
+TIMEOUT_S = 2.0
+"""How long a request can wait for a broker. Shorter than a broker's restart, as it is in any service with users."""
 
 
 class DirectPublisher:

@@ -6,7 +6,7 @@ from time import time
 from brokers.rabbitmq.codec import Outgoing, encode_table, headers_of
 from brokers.rabbitmq.config import RabbitConfig
 from brokers.rabbitmq.sender import Sender, deadline_after
-from brokers.rabbitmq.topology import exchange_of, routing_key
+from brokers.rabbitmq.topology import bound_routes, exchange_of, routing_key
 from core.messaging.envelope import Envelope
 from core.messaging.lanes import lane_of
 from core.messaging.outcomes import Outcome, refused, unknown
@@ -16,7 +16,7 @@ from core.messaging.topology import Topology
 class RabbitPublisher:
     def __init__(self, config: RabbitConfig, topology: Topology, redeclare: Callable[[], None]) -> None:
         self._config, self._topology = config, topology
-        self._sender = Sender(config, f"{topology.prefix}publisher", redeclare)
+        self._sender = Sender(config, f"{topology.prefix}publisher", redeclare, bound_routes(topology, config))
         self._lanes = topology.partitions
         self._event_keys = {(route.topic, name): route.event_key for name, route in topology.routes.items()}
         self._exchanges = {topic: exchange_of(topology, topic) for topic in topology.topics}

@@ -15,7 +15,7 @@ cut, with all that had not left yet. Three rules keep a later message of a key f
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from time import monotonic, sleep
 from uuid import uuid4
 
@@ -24,6 +24,7 @@ from brokers.rabbitmq.codec import Outgoing
 from brokers.rabbitmq.config import RabbitConfig
 from brokers.rabbitmq.errors import NOT_FOUND, Loss, largest_taken_bytes
 from brokers.rabbitmq.links import Arrival, Link, LinkLost, Listener, remaining_s
+from core.messaging.errors import BrokerUnavailable
 from core.messaging.outcomes import CONFIRMED, Outcome, refused, unknown
 
 log = logging.getLogger(__name__)
@@ -67,10 +68,13 @@ class Sender:
         config: RabbitConfig,
         name: str,
         redeclare: Callable[[], None],
+        bound: Set[Route] = frozenset(),
         open_link: Callable[[RabbitConfig, Listener, bool, float], Link] = opened_link,
     ) -> None:
-        """`name` starts the fence's name; `redeclare` puts back a topology that the broker lost."""
+        """`name` starts the fence's name; `redeclare` puts back a topology that the broker lost; `bound`: routes that
+        a queue of that topology takes, where a return tells about the broker and not about the message."""
         self._config, self._redeclare, self._open_link = config, redeclare, open_link
+        self._bound = bound
         self._fence = f"{name}.{uuid4()}"
         self._link: Link | None = None
         self._answers = Answers()
@@ -90,7 +94,7 @@ class Sender:
             except LinkLost as lost:
                 return _filled(outcomes, f"not sent: {lost.loss.reason}")
             sending = _Sending(
-                self._config, link, self._answers, self._proven, self._last_tag, keys, outgoing, outcomes
+                self._config, link, self._answers, self._proven, self._bound, self._last_tag, keys, outgoing, outcomes
             )
             reason = sending.run(deadline, self._closed)
             self._last_tag = sending.last_tag
@@ -98,7 +102,6 @@ class Sender:
                 self._must_redeclare = True
                 self._proven.clear()
             if self._answers.loss is not None or sending.is_waiting():
-                self._must_redeclare |= self._answers.loss is not None and self._answers.loss.code == NOT_FOUND
                 self._cut(reason)
             return _filled(outcomes, reason)
 
@@ -129,7 +132,10 @@ class Sender:
 
     def _connect(self, deadline: float) -> Link:
         if self._must_redeclare:
-            self._redeclare()
+            try:
+                self._redeclare()
+            except BrokerUnavailable as error:
+                raise LinkLost(Loss(0, str(error))) from error
             self._must_redeclare = False
         if self._link is not None:
             return self._link
@@ -147,6 +153,9 @@ class Sender:
 
     def _cut(self, reason: str) -> None:
         link, self._link = self._link, None
+        # A broker that starts again takes connections before its streams are back (0.1 to 1 s, 4.0.5). A message sent
+        # then reaches its quorum queues and not the audit stream, and is confirmed: so all must be there first.
+        self._must_redeclare = True
         if link is not None:
             link.abort()
             log.warning("publisher's connection given up", extra={"address": self._config.address, "reason": reason})
@@ -161,12 +170,13 @@ class _Sending:
         link: Link,
         answers: Answers,
         proven: set[Route],
+        bound: Set[Route],
         last_tag: int,
         keys: Sequence[str],
         outgoing: Callable[[int], Outgoing],
         outcomes: list[Outcome | None],
     ) -> None:
-        self._config, self._link, self._answers, self._proven = config, link, answers, proven
+        self._config, self._link, self._answers, self._proven, self._bound = config, link, answers, proven, bound
         self._keys, self._outgoing, self._outcomes = keys, outgoing, outcomes
         self._ready = deque(index for index, outcome in enumerate(outcomes) if outcome is None)
         self._base = self.last_tag = last_tag
@@ -279,14 +289,17 @@ class _Sending:
 
     def _settle_exception(self, position: int, index: int, key: str, is_ack: bool) -> None:
         message_id, route = self._routes[position]
-        reason = self._answers.returns.get((message_id, route[1]))
+        reason = self._answers.returns.pop((message_id, route[1]), None)
         if not is_ack:
             # One queue refused, the others may have it.
             self._outcomes[index] = unknown("the broker answered nack")
             self._stopped[key] = "an earlier message of its key was nacked"
             log.warning("nack: a queue did not take a message", extra={"exchange": route[0], "routing_key": route[1]})
         elif reason is not None:
-            self._outcomes[index] = refused(f"no queue takes routing key {route[1]} of {route[0]}: {reason}")
+            told = f"no queue takes routing key {route[1]} of {route[0]}: {reason}"
+            # A queue that was declared is gone or not up yet (seen on 4.0.5: a stream, for up to 0.2 s after the broker
+            # takes connections again). That is an outage, to be waited out, not a message to be given up.
+            self._outcomes[index] = unknown(told) if route in self._bound else refused(told)
             self._stopped[key] = "an earlier message of its key was returned as unroutable"
             self.returned_any = True
         else:

@@ -21,7 +21,15 @@ from brokers.rabbitmq.links import Arrival, Link, LinkLost
 from brokers.rabbitmq.pika_link import headers_in
 from brokers.rabbitmq.positions import Positions, Start
 from brokers.rabbitmq.sender import FIRST_BACKOFF_S, LAST_BACKOFF_S, Sender, deadline_after
-from brokers.rabbitmq.topology import DEAD_LETTER_KEY, Lane, exchange_of, lanes_of, priorities, routing_key
+from brokers.rabbitmq.topology import (
+    DEAD_LETTER_KEY,
+    Lane,
+    bound_routes,
+    exchange_of,
+    lanes_of,
+    priorities,
+    routing_key,
+)
 from core.messaging.envelope import Envelope
 from core.messaging.errors import BrokerError
 from core.messaging.outcomes import Outcome, refused, unknown
@@ -166,7 +174,8 @@ class RabbitSubscriber:
         if delivery.topic.endswith(DEAD_LETTER_SUFFIX):
             return refused(f"{delivery.topic} has no dead letters of its own")
         if self._letters is None:
-            self._letters = Sender(self._config, f"{self._topology.prefix}{self.group}.letters", self._redeclare)
+            name = f"{self._topology.prefix}{self.group}.letters"
+            self._letters = Sender(self._config, name, self._redeclare, bound_routes(self._topology, self._config))
         letter = self._letter(delivery, failure)
         outcome = self._letters.send([delivery.key], lambda _: letter, [None], deadline_after(timeout_s))[0]
         if outcome.is_confirmed:

@@ -72,6 +72,11 @@ def queues_of(topology: Topology, config: RabbitConfig) -> Iterator[QueuePlan]:
             yield QueuePlan(lane.queue, _lane_arguments(config), exchange + DEAD_LETTER_SUFFIX, keys)
 
 
+def bound_routes(topology: Topology, config: RabbitConfig) -> frozenset[tuple[str, str]]:
+    """(exchange, routing key) of all that some queue takes."""
+    return frozenset((plan.exchange, key) for plan in queues_of(topology, config) for key in plan.routing_keys)
+
+
 def _topic_lanes(topology: Topology, config: RabbitConfig, topic: str, exchange: str) -> Iterator[QueuePlan]:
     if config.queue_type == "stream":
         for lane in range(topology.partitions):

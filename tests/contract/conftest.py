@@ -1,4 +1,4 @@
-"""Servers for the contract suite, one world a test, and the matrix of behaviours and profiles at the end.
+"""Servers for the contract suite, one world a test. The matrix at the end is `tests/matrix.py`.
 
 Brokers of its own, because it kills them and because Kafka must advertise the proxy. A behaviour that a profile does
 not promise is not run and stands in the matrix with the capability it lacks.
@@ -17,12 +17,10 @@ from faults.network import Proxy
 from servers.process import free_ports
 from testbed.services import cache_folder
 from tests.contract.profiles import PROFILES, TOPOLOGY, World, capabilities_of, memory_world, own, real_world
-
-MATRIX = pytest.StashKey[dict[tuple[str, str], str]]()
+from tests.matrix import PROPERTY
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.stash[MATRIX] = {}
     config.addinivalue_line("markers", "needs(*capabilities, **topology): the behaviour is promised only with these")
 
 
@@ -33,13 +31,16 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     kept, dropped = [], []
+    matrix = config.pluginmanager.get_plugin("matrix")
     for item in items:
         profile = profile_of(item)
         lacks = lacking(item, profile) if profile else []
         if profile and lacks:
-            config.stash[MATRIX][behaviour_of(item), profile] = f"not promised: {', '.join(lacks)}"
+            matrix.not_promised(behaviour_of(item), profile, lacks)
             dropped.append(item)
         else:
+            if profile:
+                item.user_properties.append((PROPERTY, (behaviour_of(item), profile)))
             kept.append(item)
     # By profile, so that a broker that is not under test idles.
     order = {profile: number for number, profile in enumerate(PROFILES)}
@@ -65,45 +66,15 @@ def lacking(item: pytest.Item, profile: str) -> list[str]:
     return [name for name in wanted if not flags[name]]
 
 
+def kills(item: pytest.Item) -> bool:
+    return any("survives_kill" in marker.args for marker in item.iter_markers("needs"))
+
+
 def topology_of(item: pytest.Item) -> Any:
     shape: dict[str, Any] = {}
     for marker in item.iter_markers("needs"):
         shape.update(marker.kwargs)
     return replace(TOPOLOGY, **shape)
-
-
-@pytest.hookimpl(hookwrapper=True)
-def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
-    outcome: Any = yield
-    report = outcome.get_result()
-    profile = profile_of(item)
-    if profile is None:
-        return
-    matrix = item.config.stash[MATRIX]
-    cell = (behaviour_of(item), profile)
-    if report.when == "call" or report.outcome != "passed":
-        matrix[cell] = "failed" if matrix.get(cell) == "failed" else report.outcome
-
-
-def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
-    matrix = config.stash[MATRIX]
-    if not matrix:
-        return
-    profiles = [profile for profile in PROFILES if any(p == profile for _, p in matrix)]
-    words = {"passed": "ok", "failed": "FAILED", "skipped": "SKIPPED", "not run": "not run"}
-    width = max(len(profile) for profile in profiles) + 2
-    terminalreporter.section("behaviours by broker profile ('no X': not promised, for want of capability X)")
-    terminalreporter.write_line("".join(profile.ljust(width) for profile in profiles))
-    rows = {behaviour: [matrix.get((behaviour, p), "not run") for p in profiles] for behaviour, _ in matrix}
-    for behaviour, cells in sorted(rows.items()):
-        terminalreporter.write_line(f"- {behaviour.replace('_', ' ')}")
-        shown = [words.get(cell, cell.replace("not promised:", "no")) for cell in cells]
-        terminalreporter.write_line("".join(cell[: width - 1].ljust(width) for cell in shown))
-    for number, profile in enumerate(profiles):
-        cells = [row[number] for row in rows.values()]
-        counts = {kind: cells.count(kind) for kind in ("passed", "failed", "skipped", "not run")}
-        counts["not promised"] = len(cells) - sum(counts.values())
-        terminalreporter.write_line(f"{profile}: " + ", ".join(f"{n} {kind}" for kind, n in counts.items() if n))
 
 
 @pytest.fixture(scope="session")
@@ -137,8 +108,11 @@ def rabbitmq_world_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
 
 @pytest.fixture
-def world(request: pytest.FixtureRequest) -> Iterator[World]:
+def world(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
     profile: str = request.param
+    if not kills(request.node):
+        # Only a SIGKILL right after it could undo a declaration: for the others the wait is a second for nothing.
+        monkeypatch.setattr("brokers.rabbitmq.admin._REGISTERED_S", 0.0)
     topology = own(topology_of(request.node))
     made = make_world(profile, topology, request)
     made.admin().declare()

@@ -8,6 +8,7 @@ from brokers.rabbitmq.config import RabbitConfig
 from brokers.rabbitmq.errors import Loss
 from brokers.rabbitmq.links import Link, Listener
 from brokers.rabbitmq.sender import Sender
+from core.messaging.errors import BrokerUnavailable
 from core.messaging.outcomes import Outcome, Status
 
 Answer = Callable[["ToldLink", int, Outgoing], None]
@@ -66,13 +67,17 @@ def nack(which: str) -> Answer:
 
 
 class Rig:
-    def __init__(self, *answers: Answer, queue_type: str = "quorum", locks: bool = True, window: int = 100) -> None:
+    def __init__(
+        self, *answers: Answer, queue_type: str = "quorum", locks: bool = True, window: int = 100, bound: bool = False
+    ) -> None:
         self.links: list[ToldLink] = []
         self.redeclared = 0
+        self.is_away = False
         self._answers = list(answers)
         self._locks = locks
         config = RabbitConfig("amqp://127.0.0.1/", queue_type=queue_type, publish_window_messages=window)  # type: ignore[arg-type]
-        self.sender = Sender(config, "test", self._redeclare, self._open)
+        routes = frozenset({("ex", "rk")}) if bound else frozenset[tuple[str, str]]()
+        self.sender = Sender(config, "test", self._redeclare, routes, self._open)
 
     def send(self, *names: str, timeout_s: float = 0.2) -> list[Outcome]:
         """Each name is `<key>.<number>`."""
@@ -86,6 +91,8 @@ class Rig:
 
     def _redeclare(self) -> None:
         self.redeclared += 1
+        if self.is_away:
+            raise BrokerUnavailable("RabbitMQ", "127.0.0.1", 0.1, "the queue's node is down")
 
     def _open(self, config: RabbitConfig, listener: Listener, confirms: bool, timeout_s: float) -> Link:
         answer = self._answers.pop(0) if len(self._answers) > 1 else self._answers[0]
@@ -178,6 +185,29 @@ def test_an_exchange_that_is_not_there_refuses_and_is_put_back() -> None:
     assert rig.statuses("a.1", "a.2") == [R, U]
     assert rig.statuses("a.1") == [C]
     assert rig.redeclared == 1
+
+
+def return_first(link: ToldLink, tag: int, message: Outgoing) -> None:
+    if message.message_id == "a.1" and link.sent == ["a.1"]:
+        link.listener.returned("a.1", "rk", "NO_ROUTE")
+    ack(link, tag, message)
+
+
+def test_a_message_returned_where_a_queue_was_declared_is_unknown_and_goes_once_it_is_back() -> None:
+    rig = Rig(return_first, bound=True)
+    assert rig.statuses("a.1", "a.2") == [U, U]
+    assert rig.statuses("a.1", "a.2") == [C, C]
+    assert rig.redeclared == 1
+
+
+def test_a_topology_that_cannot_be_put_back_yet_leaves_messages_unknown() -> None:
+    rig = Rig(return_first, bound=True)
+    rig.send("a.1")
+    rig.is_away = True
+    (outcome,) = rig.send("a.1")
+    assert outcome.status is U
+    assert "the queue's node is down" in outcome.reason
+    assert rig.redeclared > 1
 
 
 def test_only_messages_over_the_brokers_limit_are_refused_by_it() -> None:
