@@ -37,12 +37,12 @@ def test_each_size_gives_a_row_for_publish_and_one_for_receive_beside_the_vendor
     fixed = FixedBare()
     bare = fixed.as_bare(vendor_publish_per_s=lambda size_bytes: 1000.0 * size_bytes)
     store = Store()
-    rows = run(connect(MemoryConfig(store), TOPOLOGY), bare, messages=2_000, batch_messages=700, rounds=3)
+    rows = run(connect(MemoryConfig(store), TOPOLOGY), bare, messages=6_000, batch_messages=700, rounds=3)
     assert [row["name"] for row in rows] == ["publish-512", "receive-512", "publish-4096", "receive-4096"]
-    assert [row["baseline_rate_per_s"] for row in rows] == [2000.0, 1500.0, 2000.0, 1500.0]
+    assert [row["baseline_rate_per_s"] for row in rows] == [6000.0, 2000.0, 6000.0, 2000.0]
     assert [row.get("vendor_rate_per_s") for row in rows] == [512_000.0, None, 4_096_000.0, None]
     assert all(row["rate_per_s"] > 0 and row["rounds"] == 3 for row in rows)
-    assert fixed.published == [(2000, 2000, 512)] * 4 + [(2000, 2000, 4096)] * 4
+    assert fixed.published == [(6000, 6000, 512)] * 4 + [(6000, 6000, 4096)] * 4
     assert fixed.closed
     assert not store.has_topic(OURS)
     assert not store.has_topic(BARE)
@@ -53,7 +53,7 @@ def test_a_message_that_is_not_confirmed_ends_the_bench() -> None:
     broker.admin().declare()
     broker.config.store.faults = Faults(lost_confirm_ratio=0.01)
     with pytest.raises(RuntimeError, match="not confirmed"):
-        run(broker, FixedBare().as_bare(), messages=2_000, rounds=3)
+        run(broker, FixedBare().as_bare(), messages=6_000, rounds=3)
 
 
 def test_the_publish_clock_runs_until_the_last_batch() -> None:
