@@ -3,7 +3,10 @@
 Read from the files and not from the processes: what they wrote before a publish survives whatever happens to them.
 """
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import orjson
 
@@ -37,13 +40,45 @@ class PublishesInFlight:
                 in_flight.difference_update(orjson.loads(line)["ids"])
 
 
+def in_flight_during(history: Path, from_ns: int, to_ns: int) -> int:
+    """How many messages were handed to the broker and not yet answered at some time between two instants."""
+    found: set[str] = set()
+    for path in history.glob("*.ndjson"):
+        open_: set[str] = set()
+        for entry in _lines(path, b'"attempted"', b'"confirmed"'):
+            if entry["step"] == "attempted" and entry["t_ns"] <= to_ns:
+                open_.update(entry["ids"])
+            elif entry["step"] == "confirmed":
+                if entry["t_ns"] >= from_ns:
+                    found.update(open_.intersection(entry["ids"]))
+                open_.difference_update(entry["ids"])
+        found |= open_
+    return len(found)
+
+
 def unknown_outcomes(history: Path, from_ns: int, to_ns: int) -> int:
     """How many publish outcomes were unknown between two instants (ns since 1970): what a broker fault left behind."""
-    count = 0
-    for path in history.glob("*.ndjson"):
-        for line in path.read_bytes().splitlines():
-            if b'"unknown"' in line and b'"confirmed"' in line:
-                entry = orjson.loads(line)
-                if entry["step"] == "confirmed" and from_ns <= entry["t_ns"] <= to_ns:
-                    count += entry["outcomes"].count("unknown")
-    return count
+    return sum(
+        entry["outcomes"].count("unknown")
+        for path in history.glob("*.ndjson")
+        for entry in _lines(path, b'"unknown"')
+        if entry["step"] == "confirmed" and from_ns <= entry["t_ns"] <= to_ns
+    )
+
+
+def dead_letters(history: Path, from_ns: int) -> int:
+    """How many deliveries were given up from this instant on (ns since 1970)."""
+    return sum(
+        entry["outcomes"].count("dead_lettered")
+        for path in history.glob("consumer-*.ndjson")
+        for entry in _lines(path, b'"dead_lettered"')
+        if entry["t_ns"] >= from_ns
+    )
+
+
+def _lines(path: Path, *marks: bytes) -> Iterator[dict[str, Any]]:
+    """The lines that hold one of these words; not the torn last one of a killed process."""
+    for line in path.read_bytes().splitlines():
+        if any(mark in line for mark in marks):
+            with contextlib.suppress(orjson.JSONDecodeError):
+                yield orjson.loads(line)

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from benchmarks.in_flight import PublishesInFlight, unknown_outcomes
+from benchmarks.in_flight import PublishesInFlight, dead_letters, in_flight_during, unknown_outcomes
 from benchmarks.scenario import Fault, Scenario
 from faults.catalogue import FAULTS, Lab
 from faults.injector import Injector, Planned, Struck
@@ -218,6 +218,7 @@ class _Run:
                 "drain_s": self.scenario.drain_s,
             },
             "roles": self.scenario.roles.model_dump(),
+            "plan": self.scenario.model_dump(mode="json"),
             "faults": [self._told(planned) for planned in self._all_struck()],
             "history_files": self.system.history_files(),
             "drain": {"complete": self.drained, "waited_s": round(self.drain_s, 3)},
@@ -230,19 +231,26 @@ class _Run:
         return done
 
     def _told(self, struck: Struck) -> dict[str, Any]:
-        """A broker's fault counts only if it left a mark: at least one publish whose outcome was unknown."""
+        """A fault counts only if it left the mark that its kind leaves."""
         told = asdict(struck)
         if struck.fired_at_s is None:
             return told
-        told["evidence"] = FAULTS[struck.fault].sentence
-        if FAULTS[struck.fault].target == "broker":
-            from_ns = self.start_ns + int(struck.fired_at_s * 1e9) - 1_000_000_000
-            to_ns = self.start_ns + int(((struck.healed_at_s or struck.fired_at_s) + EVIDENCE_S) * 1e9)
-            unknown = unknown_outcomes(self.folder / "history", from_ns, to_ns)
-            told["evidence"] = f"{unknown} publish outcomes were unknown because of it"
+        fault, history = FAULTS[struck.fault], self.folder / "history"
+        from_ns = self.start_ns + int(struck.fired_at_s * 1e9)
+        told["evidence"] = fault.sentence
+        if fault.mark in ("publishes", "unknown"):
+            to_ns = self.start_ns + int((struck.healed_at_s or struck.fired_at_s) * 1e9)
+            in_flight = in_flight_during(history, from_ns, to_ns)
+            unknown = unknown_outcomes(history, from_ns - 1_000_000_000, to_ns + int(EVIDENCE_S * 1e9))
+            told["evidence"] = f"{in_flight} messages were in flight during it, {unknown} outcomes were unknown"
             told["unknown_outcomes"] = unknown
-            if unknown == 0:
+            if not (unknown if fault.mark == "unknown" else in_flight):
                 told |= {"fired_at_s": None, "missed": "it struck, but no publish felt it"}
+        elif fault.mark == "letters":
+            letters = dead_letters(history, from_ns)
+            told["evidence"] = f"{letters} deliveries were given up"
+            if not letters:
+                told |= {"fired_at_s": None, "missed": "it struck, but nothing was given up"}
         return told
 
 

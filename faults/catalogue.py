@@ -1,14 +1,19 @@
 """Every fault by name: what it strikes, how it is injected and healed. A fault is two functions and a sentence.
 
-`inject` and `heal` return at the instant of true effect. What they act on (`Lab`) is handed in: real servers and real
-processes; nothing here starts or finds any.
+`inject` and `heal` return at the instant of true effect. What they act on (`Lab`) is handed in: real servers, real
+processes and the proxy before the broker; nothing here starts or finds any.
 """
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
-from servers.lifecycle import Server
+from faults.network import Proxy, Rule, bandwidth, black_hole, latency, lost_confirm, reset
+from servers.lifecycle import HasAlarms, Server
+
+LATENCY_S = 0.1
+BANDWIDTH_BYTES_PER_S = 200_000
+STORM_MESSAGES = 1_000
 
 
 class Lab(Protocol):
@@ -20,6 +25,10 @@ class Lab(Protocol):
     @property
     def database_server(self) -> Server: ...
 
+    @property
+    def network(self) -> Proxy:
+        """What stands between every role and the broker. Raises FaultMissed where nothing does."""
+
     def kill_role(self, role: str) -> None:
         """SIGKILL one process of the role (`api`, `relay`, `consumer`); it is started again by `restart_role`."""
 
@@ -28,7 +37,19 @@ class Lab(Protocol):
     def pause_role(self, role: str) -> None:
         """SIGSTOP one process of the role."""
 
+    def slow_role(self, role: str) -> None:
+        """Let every process of the role run only a tenth of the time, until `resume_role`."""
+
     def resume_role(self, role: str) -> None: ...
+
+    def roll_role(self, role: str) -> None:
+        """End every process of the role in good order and start it again, one after the other."""
+
+    def publish_poison(self) -> None:
+        """Commit an event that no group can read, as a writer with a bug would."""
+
+    def publish_again(self, messages: int) -> None:
+        """Hand events that were published before to the broker once more, at most so many, the newest ones."""
 
     def arm_crash(self, role: str, step: str) -> None:
         """Start one process of the role anew with a crash point at `step`; return when it has died there.
@@ -41,6 +62,11 @@ class FaultMissed(Exception):
     """The planned damage was not done: the run proves nothing about it."""
 
 
+Mark = Literal["done", "publishes", "unknown", "letters"]
+"""What shows that a fault was felt: nothing but that it was done; publishes in flight while it lasted; publish
+outcomes that it made unknown; dead letters."""
+
+
 @dataclass(frozen=True)
 class Fault:
     name: str
@@ -48,15 +74,44 @@ class Fault:
     sentence: str
     inject: Callable[[Lab], None]
     heal: Callable[[Lab], None]
+    mark: Mark = "done"
+    lasts_s: tuple[float, float] = (0.0, 0.0)
+    """Shortest and longest time a random schedule lets it last."""
+    needs: str = ""
+    """The capability of broker and provider without which it cannot be done: `alarms`, `proxy`, `relay`."""
+    is_drawn: bool = True
+    """A random schedule may draw it: whatever it hits, the default strategies keep every promise of the contract."""
 
 
 def _nothing(_: Lab) -> None:
     return None
 
 
-def _restart(lab: Lab) -> None:
-    lab.broker_server.stop()
-    lab.broker_server.start()
+def _ring(lab: Lab, alarm: Literal["memory", "disk"], on: bool) -> None:
+    server = lab.broker_server
+    if not isinstance(server, HasAlarms):
+        raise FaultMissed(f"{server.name} has no {alarm} alarm")
+    (server.memory_alarm if alarm == "memory" else server.disk_alarm)(on)
+
+
+def _reset(lab: Lab) -> None:
+    if lab.network.connections == 0:
+        raise FaultMissed("no connection to the broker was open")
+    lab.network.apply(reset())
+
+
+def _heal_network(lab: Lab) -> None:
+    lab.network.heal()
+
+
+def _network(name: str, sentence: str, rule: Rule, mark: Mark, lasts_s: tuple[float, float]) -> Fault:
+    return Fault(
+        name, "network", sentence, lambda lab: _apply(lab, rule), _heal_network, mark, lasts_s=lasts_s, needs="proxy"
+    )
+
+
+def _apply(lab: Lab, rule: Rule) -> None:
+    lab.network.apply(rule)
 
 
 _FAULTS = (
@@ -66,14 +121,75 @@ _FAULTS = (
         "SIGKILL to the broker's very process (java, beam.smp), later started again with its data",
         lambda lab: lab.broker_server.kill(),
         lambda lab: lab.broker_server.start(),
+        "unknown",
+        lasts_s=(0.0, 4.0),
     ),
-    Fault("restart", "broker", "the broker is stopped in good order and started again", _restart, _nothing),
+    Fault(
+        "restart",
+        "broker",
+        "the broker is stopped in good order and started again",
+        lambda lab: lab.broker_server.stop(),
+        lambda lab: lab.broker_server.start(),
+        "publishes",
+        lasts_s=(0.0, 2.0),
+    ),
     Fault(
         "pause",
         "broker",
         "SIGSTOP to the broker's process: it keeps its connections and answers nothing",
         lambda lab: lab.broker_server.pause(),
         lambda lab: lab.broker_server.resume(),
+        "publishes",
+        lasts_s=(1.0, 8.0),
+    ),
+    *(
+        Fault(
+            f"{alarm}-alarm",
+            "broker",
+            f"the broker's {alarm} alarm rings: it takes no publish until there is room again",
+            lambda lab, alarm=alarm: _ring(lab, alarm, on=True),  # type: ignore[misc]
+            lambda lab, alarm=alarm: _ring(lab, alarm, on=False),  # type: ignore[misc]
+            "publishes",
+            lasts_s=(1.0, 8.0),
+            needs="alarms",
+        )
+        for alarm in ("memory", "disk")
+    ),
+    _network(
+        "latency",
+        f"every byte between clients and broker travels {LATENCY_S * 1000:g} ms longer, each way",
+        latency(LATENCY_S),
+        "publishes",
+        (2.0, 8.0),
+    ),
+    _network(
+        "bandwidth",
+        f"every connection to the broker carries {BANDWIDTH_BYTES_PER_S:,} bytes a second at most, each way",
+        bandwidth(BANDWIDTH_BYTES_PER_S),
+        "publishes",
+        (2.0, 8.0),
+    ),
+    Fault(
+        "reset",
+        "network",
+        "every open connection to the broker is cut by a TCP reset",
+        _reset,
+        _heal_network,
+        needs="proxy",
+    ),
+    _network(
+        "black-hole",
+        "silence between clients and broker, both ways; what was sent arrives when it ends",
+        black_hole(),
+        "publishes",
+        (1.0, 8.0),
+    ),
+    _network(
+        "lost-confirm",
+        "what clients send reaches the broker, and none of its answers ever comes back",
+        lost_confirm(),
+        "unknown",
+        (1.0, 8.0),
     ),
     Fault(
         "database-restart",
@@ -81,6 +197,7 @@ _FAULTS = (
         "SIGKILL to PostgreSQL, later started again with its data",
         lambda lab: lab.database_server.kill(),
         lambda lab: lab.database_server.start(),
+        lasts_s=(0.0, 3.0),
     ),
     *(
         Fault(
@@ -89,8 +206,26 @@ _FAULTS = (
             f"SIGKILL to one {role} process at any instant, later started again",
             lambda lab, role=role: lab.kill_role(role),  # type: ignore[misc]
             lambda lab, role=role: lab.restart_role(role),  # type: ignore[misc]
+            lasts_s=(0.0, 5.0),
+            needs="relay" if role == "relay" else "",
         )
         for role in ("api", "relay", "consumer")
+    ),
+    Fault(
+        "api-crash-after-commit",
+        "api",
+        "the API dies by SIGKILL after a command is committed and before anything is published (P1)",
+        lambda lab: lab.arm_crash("api", "committed"),
+        lambda lab: lab.restart_role("api"),
+    ),
+    Fault(
+        "api-crash-before-commit",
+        "api",
+        "the API dies by SIGKILL after the broker confirmed an event and before its command is committed (P2); "
+        "only an API that publishes by itself can",
+        lambda lab: lab.arm_crash("api", "confirmed"),
+        lambda lab: lab.restart_role("api"),
+        is_drawn=False,
     ),
     Fault(
         "relay-crash",
@@ -98,6 +233,7 @@ _FAULTS = (
         "the relay dies by SIGKILL after the broker confirmed a batch and before its rows are cleared (P3)",
         lambda lab: lab.arm_crash("relay", "confirmed"),
         lambda lab: lab.restart_role("relay"),
+        needs="relay",
     ),
     Fault(
         "consumer-crash-before-commit",
@@ -107,11 +243,41 @@ _FAULTS = (
         lambda lab: lab.restart_role("consumer"),
     ),
     Fault(
-        "consumer-crash-before-ack",
+        "consumer-crash-after-commit",
         "consumer",
         "a consumer dies by SIGKILL after its effects are committed and before it acks (P7)",
         lambda lab: lab.arm_crash("consumer", "applied"),
         lambda lab: lab.restart_role("consumer"),
+    ),
+    Fault(
+        "consumer-crash-after-ack",
+        "consumer",
+        "a consumer dies by SIGKILL right after it acked; one that acks first has no effect written then (P8)",
+        lambda lab: lab.arm_crash("consumer", "acked"),
+        lambda lab: lab.restart_role("consumer"),
+    ),
+    Fault(
+        "consumer-pause",
+        "consumer",
+        "SIGSTOP to one consumer process; others may take over its lanes, and then it wakes",
+        lambda lab: lab.pause_role("consumer"),
+        lambda lab: lab.resume_role("consumer"),
+        lasts_s=(1.0, 8.0),
+    ),
+    Fault(
+        "consumer-slow",
+        "consumer",
+        "every consumer process runs a tenth of the time only",
+        lambda lab: lab.slow_role("consumer"),
+        lambda lab: lab.resume_role("consumer"),
+        lasts_s=(2.0, 8.0),
+    ),
+    Fault(
+        "consumer-roll",
+        "consumer",
+        "every consumer process is ended in good order and started again, one after the other",
+        lambda lab: lab.roll_role("consumer"),
+        _nothing,
     ),
     Fault(
         "relay-pause",
@@ -119,6 +285,25 @@ _FAULTS = (
         "SIGSTOP to the relay, for longer than its lease; it wakes as an owner that no longer is one",
         lambda lab: lab.pause_role("relay"),
         lambda lab: lab.resume_role("relay"),
+        lasts_s=(6.0, 11.0),
+        needs="relay",
+    ),
+    Fault(
+        "poison",
+        "consumer",
+        "an event is committed that no group can read",
+        lambda lab: lab.publish_poison(),
+        _nothing,
+        "letters",
+        needs="relay",
+        is_drawn=False,
+    ),
+    Fault(
+        "duplicate-storm",
+        "consumer",
+        f"the newest {STORM_MESSAGES:,} published events are handed to the broker once more",
+        lambda lab: lab.publish_again(STORM_MESSAGES),
+        _nothing,
     ),
 )
 

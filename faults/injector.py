@@ -4,6 +4,7 @@ A fault fires at the first instant from its time on at which its trigger holds. 
 missed: such a run proves nothing.
 """
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -69,7 +70,9 @@ class Injector(threading.Thread):
         try:
             fault.inject(self._lab)
         except FaultMissed as error:
-            fault.heal(self._lab)
+            # What could not be done at all cannot be undone either.
+            with contextlib.suppress(FaultMissed):
+                fault.heal(self._lab)
             return Struck(planned.fault, planned.at_s, None, None, str(error))
         fired_at_s = self._now_s()
         self._recorder.fault(planned.fault, "inject", fault.target, fault.sentence)

@@ -1,7 +1,7 @@
 """What every real service can do, whoever runs it: start, be waited for, be killed, paused, resumed, stopped."""
 
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 
 class ServerFailed(Exception):
@@ -56,3 +56,12 @@ class Server(Protocol):
         """Every process that belongs to it now, for resource samples."""
 
     def is_running(self) -> bool: ...
+
+
+@runtime_checkable
+class HasAlarms(Protocol):
+    """A broker that blocks its publishers while memory or disk runs low, and can be made to."""
+
+    def memory_alarm(self, on: bool) -> None: ...
+
+    def disk_alarm(self, on: bool) -> None: ...

@@ -10,7 +10,7 @@ import typer
 from core.messaging.errors import BrokerError
 from core.storage.database import DatabaseUnavailable
 from servers.lifecycle import ServerFailed
-from testbed import benches, doctor, experiments, judging, roles, services, wiring
+from testbed import benches, doctor, experiments, judging, roles, services, shrinking, wiring
 from testbed.settings import SettingError, Settings, read_settings
 
 COULD_NOT_RUN = 2
@@ -25,6 +25,7 @@ app = typer.Typer(
 doctor.register(app)
 services.register(app)
 experiments.register(app)
+shrinking.register(app)
 judging.register(app)
 benches.register(app)
 

@@ -18,12 +18,16 @@ from analysis.rendering.report import render
 from analysis.verdict import Verdict, write_verdict
 from benchmarks.matrix import QUICK, cells, is_done
 from benchmarks.phases import Moment, RunBroken, run_experiment
-from benchmarks.scenario import Fault, Scenario, ScenarioError, changed, load_scenario, names
+from benchmarks.scenario import Fault, Scenario, ScenarioError, changed, load_scenario, names, place
 from faults.catalogue import FAULTS
+from faults.network import Proxy
+from faults.schedule import drawable, random_schedule
 from history.recorder import Recorder
 from servers.lifecycle import ServerFailed
-from testbed import services
+from servers.process import free_ports
+from testbed import services, wiring
 from testbed.lab import RunLab
+from testbed.services import Services
 from testbed.settings import SEAMS, SettingError, Settings, read_settings
 
 COULD_NOT_RUN = 2
@@ -60,10 +64,14 @@ def run(
     `testbed run relay-crash --broker rabbitmq --set consume_strategy=none`
 
     `testbed run steady --broker kafka --set load.rate_per_s=300 --set relay.claim=none`
+
+    `testbed run steady --broker kafka --seed 7 --set faults=random:4 --set load.duration_s=80`
+
+    `testbed run my-own.toml --broker rabbitmq`
     """
     if list_them:
         for name in names():
-            typer.echo(f"{name:30} {load_scenario(name).question}")
+            typer.echo(_line(load_scenario(name)))
         return
     if not scenario:
         raise typer.BadParameter(f"name a scenario: {', '.join(names())}")
@@ -78,6 +86,12 @@ def run(
             verdict = run_once(planned, settings, folder, provider, board)
     tell(verdict, folder)
     raise typer.Exit(verdict.exit_code)
+
+
+def _line(scenario: Scenario) -> str:
+    able = [broker for broker in services.BROKERS if not scenario.needs & services.lacks(broker)]
+    only = f" ({' and '.join(able)} only)" if len(able) < len(services.BROKERS) else ""
+    return f"{scenario.name:30} {scenario.question}{only}"
 
 
 def compare(
@@ -116,10 +130,17 @@ def compare(
 def prepare(scenario: str, broker: str, seed: int, sets: list[str]) -> tuple[Scenario, Settings]:
     """The scenario and the settings, with every `--set` in its place. Raises SettingError, ScenarioError."""
     planned = load_scenario(scenario)
-    overrides: dict[str, Any] = {**planned.settings, "seed": seed}
+    overrides: dict[str, Any] = {"seed": seed}
+    seams: dict[str, str] = {}
+    for key, value in planned.settings.items():
+        if key in SEAMS:
+            seams[key] = str(value)
+        elif key in Settings.model_fields:
+            overrides[key] = value
+        else:
+            raise ScenarioError(f"{place(scenario, 'settings', key)}: settings.{key}: {_no_such(key)}")
     if broker:
         overrides["broker"] = broker
-    seams: dict[str, str] = {}
     parts: dict[str, Any] = {}
     for text in sets:
         key, equals, value = text.partition("=")
@@ -128,7 +149,9 @@ def prepare(scenario: str, broker: str, seed: int, sets: list[str]) -> tuple[Sce
         if key in SEAMS:
             seams[key] = value
         elif key == "faults":
-            parts["faults"] = [fault.model_dump() for fault in _faults(value, planned)]
+            random_faults = _random(value)
+            parts["random_faults"] = random_faults
+            parts["faults"] = [] if random_faults else [fault.model_dump() for fault in _faults(value, planned)]
         elif key.partition(".")[0] in ("load", "roles"):
             part, _, field = key.partition(".")
             parts.setdefault(part, getattr(planned, part).model_dump())[field] = value
@@ -137,14 +160,51 @@ def prepare(scenario: str, broker: str, seed: int, sets: list[str]) -> tuple[Sce
         elif key in Settings.model_fields:
             overrides[key] = value
         else:
-            known = ", ".join([*Settings.model_fields, *SEAMS, "faults", "load.*", "roles.*", "drain_s"])
-            raise SettingError(f"--set {key}: no such setting or seam; known are {known}")
+            raise SettingError(f"--set {key}: {_no_such(key)}")
     if seams:
         overrides["seams"] = seams
     settings = read_settings(**overrides)
     if settings.broker == "memory":
         raise SettingError("BROKER=memory has no process to break: a run needs kafka or rabbitmq")
-    return changed(planned, **parts), settings
+    absent = frozenset() if wiring.has_relay(settings) else frozenset({"relay"})
+    planned = _drawn(changed(planned, **parts), seed, absent)
+    lacking = planned.needs & (services.lacks(settings.broker) | absent)
+    if lacking:
+        faults = ", ".join(fault.fault for fault in planned.faults if FAULTS[fault.fault].needs in lacking)
+        who = "PUBLISH_STRATEGY" if lacking == {"relay"} else settings.broker
+        raise ScenarioError(f"{planned.name}: {who} lacks the capability {', '.join(lacking)} that {faults} needs")
+    return planned, settings
+
+
+def _no_such(key: str) -> str:
+    known = ", ".join([*Settings.model_fields, *SEAMS, "faults", "load.*", "roles.*", "drain_s"])
+    return f"no such setting or seam {key!r}; known are {known}"
+
+
+def _random(text: str) -> int:
+    """N of `random:N`; 0 where faults are listed."""
+    word, _, number = text.partition(":")
+    if word != "random":
+        return 0
+    if not number.isdigit() or int(number) == 0:
+        raise ScenarioError(f"--set faults={text}: use random:N with N of 1 or more, e.g. random:4")
+    return int(number)
+
+
+def _drawn(scenario: Scenario, seed: int, absent: frozenset[str]) -> Scenario:
+    """With the faults that this seed draws in place of their number."""
+    if not scenario.random_faults:
+        return scenario
+    try:
+        drawn = random_schedule(seed, scenario.random_faults, scenario.load.duration_s, drawable(absent))
+    except ValueError as error:
+        raise ScenarioError(f"{scenario.name}: {error}") from error
+    return changed(scenario, random_faults=0, faults=[_fault(*fault).model_dump() for fault in drawn])
+
+
+def _fault(name: str, at_s: float, for_s: float) -> Fault:
+    when = "publish_in_flight" if FAULTS[name].mark == "unknown" else "at_once"
+    return Fault(fault=name, at_s=at_s, for_s=for_s, when=when)
 
 
 def _faults(text: str, scenario: Scenario) -> Iterator[Fault]:
@@ -155,12 +215,8 @@ def _faults(text: str, scenario: Scenario) -> Iterator[Fault]:
             raise ScenarioError(f"--set faults={word}: no fault {name!r}; use some of {', '.join(FAULTS)}")
         at_s, _, for_s = times.partition("+")
         try:
-            yield Fault(
-                fault=name,
-                at_s=float(at_s) if at_s else scenario.load.duration_s / 3,
-                for_s=float(for_s) if for_s else 2.0,
-                when="publish_in_flight" if FAULTS[name].target == "broker" else "at_once",
-            )
+            at = float(at_s) if at_s else scenario.load.duration_s / 3
+            yield _fault(name, at, float(for_s) if for_s else 2.0)
         except ValueError as error:
             raise ScenarioError(f"--set faults={word}: use NAME@AT_S+FOR_S, e.g. sigkill@10+2") from error
 
@@ -169,9 +225,6 @@ def run_once(scenario: Scenario, settings: Settings, folder: Path, provider: str
     """One experiment on fresh services of its own; its folder and its verdict. Nothing is left running."""
     if (folder / "run.json").exists():
         raise SettingError(f"{folder} holds a run already; name another folder with --out or remove it")
-    for fault in scenario.faults:
-        if fault.fault not in FAULTS:
-            raise ScenarioError(f"{scenario.name}: no fault {fault.fault!r}; use some of {', '.join(FAULTS)}")
     folder.mkdir(parents=True, exist_ok=True)
     # Services live outside the run's folder: their data is large and their configuration holds passwords.
     home = Path(tempfile.mkdtemp(prefix="testbed-run-"))
@@ -180,9 +233,9 @@ def run_once(scenario: Scenario, settings: Settings, folder: Path, provider: str
     show = board.follow(f"{scenario.name} on {settings.broker}", scenario.load.warm_up_s + scenario.load.duration_s)
     try:
         show(Moment("start", 20, "services"))
-        with services.start([settings.broker], home, provider) as running:
+        with services_of(scenario, settings.broker, home, provider) as (running, proxy):
             recorder = Recorder(folder / "history", "parent")
-            lab = RunLab(running, settings, scenario, folder, recorder)
+            lab = RunLab(running, settings, scenario, folder, recorder, proxy)
             try:
                 run_experiment(scenario, settings.broker, settings.seed, lab, recorder, folder, show)
             except RunBroken as error:
@@ -198,6 +251,23 @@ def run_once(scenario: Scenario, settings: Settings, folder: Path, provider: str
         shutil.rmtree(home, ignore_errors=True)
     show(Moment("check", 0, "verdict"))
     return write_verdict(folder)
+
+
+@contextlib.contextmanager
+def services_of(scenario: Scenario, broker: str, home: Path, provider: str) -> Iterator[tuple[Services, Proxy | None]]:
+    """The database and the broker; before the broker a proxy, if a fault of the scenario is one of the network."""
+    if "proxy" not in scenario.needs:
+        with services.start([broker], home, provider) as running:
+            yield running, None
+        return
+    (port,) = free_ports(1)
+    # Kafka tells its clients where to go on: it must send them back to the proxy.
+    options = {"kafka": {"proxy_port": port}} if broker == "kafka" else {}
+    with (
+        services.start([broker], home, provider, **options) as running,
+        Proxy("127.0.0.1", services.port_behind_proxy(running.broker), port) as proxy,
+    ):
+        yield running, proxy
 
 
 def tell(verdict: Verdict, folder: Path) -> None:

@@ -14,7 +14,8 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -28,12 +29,18 @@ from sqlalchemy.exc import SQLAlchemyError
 from benchmarks.phases import RunBroken
 from benchmarks.scenario import Scenario
 from core.commands.catalogue import seed_catalogue
+from core.domain.events import EVENT_TYPES
 from core.effects.table import GROUPS
+from core.journey import Step
+from core.messaging.envelope import Envelope
 from core.messaging.errors import BrokerError
 from core.messaging.ports import Lag
+from core.outbox.rows import add_events
 from core.outbox.storage import measure_depth
 from core.storage.database import create_database_engine, wait_for_database
+from core.storage.event_store import event_as_envelope, new_event_id
 from faults.catalogue import FaultMissed
+from faults.network import Proxy
 from history.recorder import Recorder
 from servers.lifecycle import Server
 from servers.process import OWNER, PARENT, free_ports, identify, tail, wait_until
@@ -45,6 +52,7 @@ from testbed.settings import SEAMS, Settings
 
 STOP_TIMEOUT_S = 20.0
 CRASH_TIMEOUT_S = 15.0
+AGAIN_TIMEOUT_S = 15.0
 ROOT = Path(__file__).parent.parent
 
 
@@ -108,12 +116,49 @@ class RoleProcess:
             self.wait(STOP_TIMEOUT_S)
 
 
+class Slowed(threading.Thread):
+    """Stops processes for nine tenths of the time, by signals."""
+
+    RUNS_S, STOPS_S = 0.02, 0.18
+
+    def __init__(self, processes: Sequence[RoleProcess]) -> None:
+        super().__init__(name="slowed", daemon=True)
+        self._processes = processes
+        self._ended = threading.Event()
+
+    def run(self) -> None:
+        while not self._ended.wait(self.RUNS_S):
+            self._signal(signal.SIGSTOP)
+            self._ended.wait(self.STOPS_S)
+            self._signal(signal.SIGCONT)
+
+    def stop(self) -> None:
+        """Returns when they run at full speed again."""
+        self._ended.set()
+        self.join()
+
+    def _signal(self, number: signal.Signals) -> None:
+        for process in self._processes:
+            process.signal(number)
+
+
 class RunLab:
     def __init__(
-        self, services: Services, settings: Settings, scenario: Scenario, folder: Path, recorder: Recorder
+        self,
+        services: Services,
+        settings: Settings,
+        scenario: Scenario,
+        folder: Path,
+        recorder: Recorder,
+        proxy: Proxy | None = None,
     ) -> None:
-        """`settings`: as asked for; addresses, database and prefix of the run replace those in it."""
+        """`settings`: as asked for; addresses, database and prefix of the run replace those in it.
+
+        With a `proxy` every role reaches the broker through it; what watches the run does not.
+        """
         self._services = services
+        self._proxy = proxy
+        self._slowed: Slowed | None = None
         self._scenario = scenario
         self._folder = folder
         self._recorder = recorder
@@ -136,6 +181,12 @@ class RunLab:
     def database_server(self) -> Server:
         return self._services.database
 
+    @property
+    def network(self) -> Proxy:
+        if self._proxy is None:
+            raise FaultMissed("this run has no proxy between its roles and the broker")
+        return self._proxy
+
     def kill_role(self, role: str) -> None:
         process = self._first(role)
         process.mortal = True
@@ -152,8 +203,55 @@ class RunLab:
     def pause_role(self, role: str) -> None:
         self._first(role).signal(signal.SIGSTOP)
 
+    def slow_role(self, role: str) -> None:
+        self._slowed = Slowed(self._of(role))
+        self._slowed.start()
+
     def resume_role(self, role: str) -> None:
+        if self._slowed is not None:
+            self._slowed.stop()
+            self._slowed = None
         self._first(role).signal(signal.SIGCONT)
+
+    def roll_role(self, role: str) -> None:
+        for process in self._of(role):
+            process.mortal = True
+            process.end()
+            process.start()
+            self._wait_for_history()
+
+    def publish_poison(self) -> None:
+        kind = EVENT_TYPES["OrderCreated"]
+        poison = Envelope(
+            id=new_event_id(),
+            topic=kind.topic,
+            type="OrderCreated",
+            source=self.database.messaging.source_prefix + kind.aggregate_type,
+            key=f"poison-{uuid.uuid4()}",
+            sequence=1,
+            occurred_at=datetime.now(UTC),
+            data=b'{"orderId": 0}',
+        )
+        with self.database.engine.begin() as connection:
+            add_events(connection, self.database.messaging, [poison])
+        self._recorder.reach(Step.COMMITTED, [poison.id])
+
+    def publish_again(self, messages: int) -> None:
+        tables = self.database.messaging
+        sql = (
+            f"SELECT {event_as_envelope(tables)} FROM {tables.event.fullname} e"
+            f" WHERE NOT EXISTS (SELECT FROM {tables.pending.fullname} p WHERE p.id = e.id)"
+            " ORDER BY e.id DESC LIMIT %s"
+        )
+        with self.database.engine.connect() as connection:
+            rows = connection.exec_driver_sql(sql, (messages,)).all()
+        publisher = self._broker.publisher()
+        try:
+            outcomes = publisher.publish([Envelope(*row) for row in reversed(rows)], AGAIN_TIMEOUT_S)
+        finally:
+            publisher.close()
+        if not any(outcome.is_confirmed for outcome in outcomes):
+            raise FaultMissed(f"none of {len(rows)} messages was published again")
 
     def arm_crash(self, role: str, step: str) -> None:
         process = self._first(role)
@@ -219,6 +317,8 @@ class RunLab:
             raise RunBroken(f"the load driver ended with {self._driver.exit_code}:\n{tail(self._driver.log)}")
 
     def restart_missing(self) -> None:
+        if self._proxy is not None:
+            self._proxy.heal()
         for process in self._roles:
             process.signal(signal.SIGCONT)
             if process.exit_code is not None:
@@ -294,6 +394,8 @@ class RunLab:
         }
 
     def close(self) -> None:
+        if self._slowed is not None:
+            self._slowed.stop()
         if self._sampler is not None:
             self._sampler.stop()
         for process in [*self._roles, *([self._driver] if self._driver else [])]:
@@ -340,6 +442,15 @@ class RunLab:
         )
         return found
 
+    def _through_proxy(self) -> Settings:
+        """The settings of the roles: the broker's address is the proxy's, if there is one."""
+        if self._proxy is None:
+            return self._settings
+        name = "kafka_bootstrap_servers" if self._settings.broker == "kafka" else "rabbitmq_url"
+        address = getattr(self._settings, name)
+        behind = str(address).rpartition("@")[2].partition("/")[0]
+        return self._settings.model_copy(update={name: address.replace(behind, f"127.0.0.1:{self._proxy.port}")})
+
     def _create_database(self) -> None:
         engine = create_database_engine(self._services.database.url)
         try:
@@ -359,7 +470,7 @@ class RunLab:
 
     def _role(self, name: str, command: str) -> RoleProcess:
         environment = {
-            **wiring.as_environment(self._settings),
+            **wiring.as_environment(self._through_proxy()),
             **self._environment(),
             "API_PORT": str(self._port),
         }

@@ -22,8 +22,8 @@ from brokers.kafka import server as kafka
 from brokers.rabbitmq import server as rabbitmq
 from servers import container, postgres
 from servers.cache import locked
-from servers.lifecycle import NotControlled, Server, ServerFailed
-from servers.process import end_orphans, write_atomically
+from servers.lifecycle import HasAlarms, NotControlled, Server, ServerFailed
+from servers.process import ProcessServer, end_orphans, write_atomically
 from testbed import doctor
 from testbed.folders import cache_folder, rabbitmq_home, state_folder
 
@@ -151,6 +151,21 @@ def _native(name: str, folder: Path, options: Mapping[str, Any]) -> Server:
     return rabbitmq.RabbitMQ(folder, cache_folder(), rabbitmq_home(), **options)
 
 
+SERVERS: Mapping[str, type[ProcessServer]] = {"kafka": kafka.Kafka, "rabbitmq": rabbitmq.RabbitMQ}
+
+
+def lacks(broker: str) -> frozenset[str]:
+    """Capabilities that some fault needs and this broker has not."""
+    return frozenset() if issubclass(SERVERS[broker], HasAlarms) else frozenset({"alarms"})
+
+
+def port_behind_proxy(server: Server) -> int:
+    """Where a proxy hands on what its clients say. Kafka has a listener of its own for them."""
+    if isinstance(server, ProcessServer):
+        return server.ports["proxied" if "proxied" in server.port_names else "port"]
+    return urlsplit(server.url).port or 5672
+
+
 PROBES: Mapping[str, container.Probe] = {
     "postgres": postgres.query_one,
     "kafka": kafka.publish_one,
@@ -275,7 +290,7 @@ def inject(fault: str, server: Server, for_s: float | None) -> None:
 
 
 def _alarm(fault: str, server: Server, for_s: float) -> None:
-    if not isinstance(server, rabbitmq.RabbitMQ):
+    if not isinstance(server, HasAlarms):
         raise NotControlled(server.name, f"ring the {fault} of")
     ring = server.memory_alarm if fault == "memory-alarm" else server.disk_alarm
     try:

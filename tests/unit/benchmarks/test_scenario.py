@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.scenario import ScenarioError, changed, load_scenario, names
+from benchmarks.scenario import ScenarioError, changed, load_scenario, names, place
 
 WHOLE = 'question = "Does it hold?"\n[load]\nrate_per_s = 10\nduration_s = 20\n'
 
@@ -25,9 +25,18 @@ def test_every_supplied_scenario_is_whole_and_asks_a_question(name: str) -> None
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        (WHOLE.replace("rate_per_s = 10", "rate_per_s = -1"), "mine.toml: load.rate_per_s = -1"),
-        (WHOLE.replace("duration_s", "duration"), "mine.toml: load.duration"),
-        ('forbids = ["losing"]\n' + WHOLE, "no anomaly 'losing'"),
+        (WHOLE.replace("rate_per_s = 10", "rate_per_s = -1"), "mine.toml:3: load.rate_per_s = -1"),
+        (WHOLE.replace("duration_s = 20\n", ""), "mine.toml:2: load.duration_s: Field required"),
+        (
+            WHOLE + '[[faults]]\nfault = "sigkill"\nat_s = 1\n\n[[faults]]\nfault = "meteor"\nat_s = 2\n',
+            "mine.toml:10: ",
+        ),
+        (WHOLE + '[[faults]]\nfault = "sigkill"\nat_s = 1\nfor = 3\n', "mine.toml:8: faults.0.for"),
+        (WHOLE + "random_faults = 2\n", "mine.toml:5: load.random_faults"),
+        ("random_faults = 2\n" + WHOLE + '[[faults]]\nfault = "sigkill"\nat_s = 1\n', "not both"),
+        (WHOLE.replace("[load]", '[load]\nshape = "square"'), "mine.toml:3: load.shape = 'square'"),
+        (WHOLE.replace("duration_s", "duration"), "mine.toml:4: load.duration"),
+        ('forbids = ["losing"]\n' + WHOLE, "mine.toml:1: forbids = ['losing']: no anomaly 'losing'"),
         (WHOLE + '[[faults]]\nfault = "sigkill"\nat_s = 19\nfor_s = 2\n', "ends after the load"),
         ("question =", "mine.toml: Invalid value"),
     ],
@@ -48,3 +57,18 @@ def test_a_change_is_checked_like_the_file(tmp_path: Path) -> None:
     assert changed(scenario, load={**scenario.load.model_dump(), "rate_per_s": 5}).load.rate_per_s == 5
     with pytest.raises(ScenarioError, match=r"load\.rate_per_s"):
         changed(scenario, load={**scenario.load.model_dump(), "rate_per_s": 0})
+
+
+def test_the_place_of_a_key_is_found_in_tables_and_behind_quotes(tmp_path: Path) -> None:
+    mine = write(tmp_path, WHOLE + '[settings]\nbatch = 5\n"relay.claim" = "none"\nrelay.x = 1\n')
+    assert place(mine, "settings", "batch") == "mine.toml:6"
+    assert place(mine, "settings", "relay.claim") == "mine.toml:7"
+    assert place(mine, "settings", "relay", "x") == "mine.toml:8"
+    assert place(mine, "settings", "absent") == "mine.toml:5"
+    assert place(mine, "absent") == "mine.toml:1"
+
+
+def test_a_scenario_needs_what_its_faults_need(tmp_path: Path) -> None:
+    two = '[[faults]]\nfault = "memory-alarm"\nat_s = 1\n[[faults]]\nfault = "latency"\nat_s = 2\n'
+    assert load_scenario(write(tmp_path, WHOLE + two)).needs == {"alarms", "proxy"}
+    assert load_scenario(write(tmp_path, WHOLE)).needs == frozenset()

@@ -10,6 +10,7 @@ import pytest
 from faults.catalogue import FAULTS, FaultMissed, Lab
 from faults.crash import parse_crash_point
 from faults.injector import Injector, Planned
+from faults.network import Rule
 from history.recorder import Recorder
 
 
@@ -30,6 +31,24 @@ class Role:
         self.asked.append(f"crash {role} at {step}")
         if self.crash_is_missed:
             raise FaultMissed("it did not die")
+
+    @property
+    def network(self) -> "Role":
+        return self
+
+    connections = 0
+
+    def apply(self, rule: Rule) -> None:
+        self.asked.append("reset" if rule.resets else f"answers lost: {rule.answers.is_lost}")
+
+    def heal(self) -> None:
+        self.asked.append("network healed")
+
+    @property
+    def broker_server(self) -> "Role":
+        return self
+
+    name = "kafka"
 
 
 def strike(lab: Role, folder: Path, planned: list[Planned]) -> Injector:
@@ -68,6 +87,22 @@ def test_a_crash_point_that_was_not_reached_is_missed_and_the_role_runs_again(tm
     injector = strike(lab, tmp_path, [at("relay-crash", 0.0)])
     assert injector.struck[0].missed == "it did not die"
     assert lab.asked[-1] == "restart relay"
+
+
+def test_a_network_fault_applies_its_rule_and_the_heal_takes_it_back(tmp_path: Path) -> None:
+    lab = Role()
+    strike(lab, tmp_path, [at("lost-confirm", 0.0)])
+    assert lab.asked == ["answers lost: True", "network healed"]
+
+
+@pytest.mark.parametrize(
+    ("fault", "why"), [("reset", "no connection to the broker was open"), ("memory-alarm", "kafka has no memory alarm")]
+)
+def test_what_cannot_be_done_is_missed_with_the_reason(tmp_path: Path, fault: str, why: str) -> None:
+    lab = Role()
+    injector = strike(lab, tmp_path, [at(fault, 0.0)])
+    assert injector.struck[0].missed == why
+    assert injector.struck[0].fired_at_s is None
 
 
 def test_an_error_in_a_fault_is_handed_to_the_run(tmp_path: Path) -> None:

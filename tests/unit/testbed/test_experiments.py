@@ -1,0 +1,89 @@
+"""What a run is made of, before anything is started: scenario, settings, drawn faults, and what is refused."""
+
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from benchmarks.scenario import Fault, Load, Roles, ScenarioError, names
+from faults.catalogue import FAULTS
+from testbed.cli import app
+from testbed.experiments import prepare
+from testbed.settings import SettingError
+
+ROOT = Path(__file__).parents[3]
+DIRECT = "publish_strategy=direct-after-commit"
+
+
+@pytest.mark.parametrize(
+    ("scenario", "broker", "sets", "said"),
+    [
+        ("disk-alarm", "kafka", [], "disk-alarm: kafka lacks the capability alarms that disk-alarm needs"),
+        ("relay-crash", "kafka", [DIRECT], "PUBLISH_STRATEGY lacks the capability relay that relay-crash needs"),
+        ("steady", "kafka", ["faults=random:x"], "use random:N with N of 1 or more"),
+        ("steady", "kafka", ["faults=random:9"], r"use load.duration_s >= 135"),
+        ("steady", "kafka", ["load.views_ratio=2"], "load.views_ratio"),
+        ("steady", "kafka", ["colour=red"], "no such setting or seam 'colour'"),
+    ],
+)
+def test_what_cannot_be_run_is_refused_with_the_mend(scenario: str, broker: str, sets: list[str], said: str) -> None:
+    with pytest.raises((ScenarioError, SettingError), match=said):
+        prepare(scenario, broker, 1, sets)
+
+
+def test_a_setting_that_a_users_own_scenario_misspells_is_refused_with_its_line(tmp_path: Path) -> None:
+    mine = tmp_path / "mine.toml"
+    mine.write_text('question = "Does it hold?"\n[load]\nrate_per_s = 9\nduration_s = 9\n[settings]\nbach = 5\n')
+    with pytest.raises(ScenarioError, match=r"mine\.toml:6: settings\.bach: no such setting or seam 'bach'"):
+        prepare(str(mine), "kafka", 1, [])
+
+
+def test_settings_and_seams_of_a_users_own_scenario_are_in_force_unless_set_otherwise(tmp_path: Path) -> None:
+    mine = tmp_path / "mine.toml"
+    settings = '[settings]\nbatch = 5\npartitions = 2\n"relay.claim" = "none"\n'
+    mine.write_text('question = "Does it hold?"\n[load]\nrate_per_s = 9\nduration_s = 9\n' + settings)
+    planned, found = prepare(str(mine), "rabbitmq", 3, ["partitions=4"])
+    assert (planned.name, found.broker, found.seed) == ("mine", "rabbitmq", 3)
+    assert (found.batch, found.partitions, found.seam("relay.claim")) == (5, 4, "none")
+
+
+def test_a_seed_draws_the_same_faults_on_both_brokers_and_without_a_relay_none_of_its(tmp_path: Path) -> None:
+    sets = ["faults=random:6", "load.duration_s=120"]
+    kafka, rabbitmq = (prepare("steady", broker, 5, sets)[0] for broker in ("kafka", "rabbitmq"))
+    assert len(kafka.faults) == 6
+    assert kafka.faults == rabbitmq.faults
+    assert kafka.faults != prepare("steady", "kafka", 6, sets)[0].faults
+    without = [prepare("steady", "kafka", seed, [*sets, DIRECT])[0].faults for seed in range(30)]
+    assert not [fault.fault for faults in without for fault in faults if fault.fault.startswith("relay")]
+
+
+@pytest.mark.parametrize("broker", ["kafka", "rabbitmq"])
+@pytest.mark.parametrize("name", names())
+def test_every_supplied_scenario_can_be_run_or_names_what_the_broker_lacks(name: str, broker: str) -> None:
+    if broker == "kafka" and name in ("memory-alarm", "disk-alarm"):
+        with pytest.raises(ScenarioError, match="kafka lacks the capability alarms"):
+            prepare(name, broker, 1, [])
+    else:
+        assert prepare(name, broker, 1, [])[0].name == name
+
+
+def test_the_list_shows_each_scenario_with_its_question_and_who_can_have_it() -> None:
+    lines = CliRunner().invoke(app, ["run", "--list"]).stdout.splitlines()
+    assert [line.split()[0] for line in lines] == names()
+    assert all("?" in line for line in lines)
+    assert [line.split()[0] for line in lines if line.endswith("(rabbitmq only)")] == ["disk-alarm", "memory-alarm"]
+
+
+def test_the_page_on_scenarios_names_every_fault_and_every_key() -> None:
+    page = (ROOT / "docs" / "scenarios.md").read_text()
+    assert [fault for fault in FAULTS if f"`{fault}`" not in page] == []
+    keys = {*Load.model_fields, *Roles.model_fields, *Fault.model_fields} - {"api"}
+    assert [key for key in keys if f"{key} = " not in page] == []
+
+
+def test_the_example_of_the_page_is_a_scenario(tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "scenarios.md").read_text()
+    mine = tmp_path / "mine.toml"
+    mine.write_text(page.partition("```toml\n")[2].partition("```")[0])
+    planned, _ = prepare(str(mine), "kafka", 1, [])
+    assert planned.faults[0].fault == "latency"
