@@ -3,6 +3,7 @@
 import logging
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -11,6 +12,7 @@ from core.messaging.errors import BrokerError
 from core.storage.database import DatabaseUnavailable
 from servers.lifecycle import ServerFailed
 from testbed import benches, doctor, experiments, judging, roles, services, shrinking, wiring
+from testbed.folders import state_folder
 from testbed.settings import SettingError, Settings, read_settings
 
 COULD_NOT_RUN = 2
@@ -68,6 +70,25 @@ def consume(
     Example: `BROKER=kafka testbed consume inventory-service`
     """
     _role(lambda settings: roles.consume(settings, groups or []))
+
+
+@app.command("outside-world")
+def outside_world(
+    port: Annotated[int, typer.Option(min=1, max=65_535)] = 8900,
+    record: Annotated[
+        Path | None, typer.Option(help="File of its calls; kept and read again. Default: beside the services of `up`.")
+    ] = None,
+) -> None:
+    """Run the world outside the shop: payment gateway, e-mail, push, SMS and data platform. It records every call.
+
+    Examples:
+
+    `testbed outside-world &` and `export OUTSIDE_WORLD_URL=http://127.0.0.1:8900`
+
+    `curl -X PUT 127.0.0.1:8900/behaviour -H 'content-type: application/json' -d '{"mails": {"failure_ratio": 0.3}}'`
+    """
+    file = record or state_folder() / "outside-world" / "calls.ndjson"
+    _role(lambda settings: roles.outside_world(settings, port, file))
 
 
 @app.command()

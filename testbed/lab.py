@@ -39,6 +39,7 @@ from core.outbox.rows import add_events
 from core.outbox.storage import measure_depth
 from core.storage.database import create_database_engine, wait_for_database
 from core.storage.event_store import event_as_envelope, new_event_id
+from core.storage.outside_calls import count_reserved
 from faults.catalogue import FaultMissed
 from faults.network import Proxy
 from history.recorder import Recorder
@@ -162,7 +163,8 @@ class RunLab:
         self._scenario = scenario
         self._folder = folder
         self._recorder = recorder
-        self._port = free_ports(1)[0]
+        self._port, self._outside_port = free_ports(2)
+        self._outside_record = folder / "ledger" / "outside_calls.ndjson"
         self._database_name = f"run_{uuid.uuid4().hex[:12]}"
         self._settings = settings.model_copy(update={**self._addresses(), "topic_prefix": f"{self._database_name}."})
         self._roles: list[RoleProcess] = []
@@ -278,7 +280,12 @@ class RunLab:
         self._admin = self._broker.admin()
         self._admin.declare()
         (self._folder / "logs").mkdir(parents=True, exist_ok=True)
-        self._roles = [self._role("api", "serve")]
+        self._roles = [
+            self._role(
+                "outside-world", "outside-world", f"--port={self._outside_port}", f"--record={self._outside_record}"
+            ),
+            self._role("api", "serve"),
+        ]
         if wiring.has_relay(self._settings):
             self._roles += [self._role(f"relay-{n}", "relay") for n in range(1, self._scenario.roles.relays + 1)]
         self._roles += [self._role(f"consumer-{n}", "consume") for n in range(1, self._scenario.roles.consumers + 1)]
@@ -341,21 +348,26 @@ class RunLab:
             with self._database.engine.connect() as connection:
                 owed = measure_depth(connection, self._database.messaging).depth_messages
                 parked = connection.execute(text(_HELD_BY_PARKED_KEYS)).scalar_one()
+                calls = count_reserved(connection, self._database.shop.outside_calls)
             lags = [lag for group in GROUPS for lag in self.lag(group).values()]
         except (SQLAlchemyError, BrokerError):
             return None
-        return owed - int(parked) + sum(lag.lag_messages for lag in lags)
+        return owed - int(parked) + calls + sum(lag.lag_messages for lag in lags)
 
     def stop_roles(self) -> None:
         if self._sampler is not None:
             self._sampler.stop()
         if self._driver is not None:
             self._driver.end()
-        for process in self._roles:
+        outside = self._of("outside")
+        inside = [process for process in self._roles if process not in outside]
+        for process in inside:
             process.mortal = True
             process.signal(signal.SIGCONT)
             process.signal(signal.SIGTERM)
-        for process in self._roles:
+        # Whoever is still calling outside must find it there.
+        for process in [*inside, *outside]:
+            process.mortal = True
             process.end()
 
     def export_ledger(self, folder: Path) -> None:
@@ -437,6 +449,7 @@ class RunLab:
         found = {name.lower(): url for name, url in self._services.environment.items()}
         base, _, _ = found["database_url"].rpartition("/")
         found["database_url"] = f"{base}/{self._database_name}"
+        found["outside_world_url"] = f"http://127.0.0.1:{self._outside_port}"
         found["rabbitmq_management_url"] = _with_user(
             str(getattr(self._services.broker, "management_url", "")), found.get("rabbitmq_url", "")
         )
@@ -468,14 +481,17 @@ class RunLab:
             "HISTORY_DIR": str(self._folder / "history"),
         }
 
-    def _role(self, name: str, command: str) -> RoleProcess:
+    def _role(self, name: str, command: str, *options: str) -> RoleProcess:
         environment = {
             **wiring.as_environment(self._through_proxy()),
             **self._environment(),
             "API_PORT": str(self._port),
         }
         return RoleProcess(
-            name, [sys.executable, "-m", "testbed.cli", command], self._folder / "logs" / f"{name}.log", environment
+            name,
+            [sys.executable, "-m", "testbed.cli", command, *options],
+            self._folder / "logs" / f"{name}.log",
+            environment,
         )
 
     def _of(self, role: str) -> list[RoleProcess]:

@@ -4,6 +4,7 @@ import logging
 import signal
 import threading
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import uvicorn
 
@@ -13,6 +14,9 @@ from core.inbox.dead_letters import DeadLetterService
 from core.journey import NoProbe
 from core.messaging.ports import Broker
 from core.messaging.topology import DEAD_LETTER_GROUP
+from servers.outside_world.app import create_app as create_outside_world
+from servers.outside_world.record import Record, RecordInUse
+from servers.outside_world.world import World
 from testbed import wiring
 from testbed.settings import SettingError, Settings
 
@@ -88,6 +92,30 @@ def consume(settings: Settings, groups: Sequence[str]) -> None:
             thread.join()
     finally:
         stop.set()
+        watch.close()
+
+
+def outside_world(settings: Settings, port: int, record: Path) -> None:
+    """The services outside the shop, until asked to stop. What they did before is read from `record`."""
+    watch = wiring.open_watch(settings, "outside")
+    try:
+        world = World(Record(record), settings.outside_world_behaviour, settings.seed)
+    except RecordInUse as error:
+        raise SettingError(str(error)) from error
+    try:
+        uvicorn.run(
+            create_outside_world(world),
+            host="127.0.0.1",
+            port=port,
+            log_level="warning",
+            loop="uvloop",
+            http="httptools",
+            access_log=False,
+            # Calls that are never answered would hold it for ever.
+            timeout_graceful_shutdown=1,
+        )
+    finally:
+        world.record.close()
         watch.close()
 
 

@@ -3,13 +3,16 @@
 A wrong value is refused at start with the setting's name, the value and what is allowed.
 """
 
+import json
 import os
 import re
 from typing import Annotated, Any, Literal, get_args
 from urllib.parse import urlsplit
 
 from pydantic import BeforeValidator, Field, ValidationError, field_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from servers.outside_world.behaviour import Behaviours
 
 BrokerName = Literal["kafka", "rabbitmq", "memory"]
 PublishStrategy = Literal[
@@ -43,6 +46,11 @@ class SettingError(ValueError):
 
 def _lower(value: object) -> object:
     return value.strip().lower() if isinstance(value, str) else value
+
+
+def _read_json(value: object) -> object:
+    """Text from the environment and from `--set`."""
+    return json.loads(value) if isinstance(value, str) else value
 
 
 class Settings(BaseSettings):
@@ -85,6 +93,12 @@ class Settings(BaseSettings):
     after_dead_letter: Annotated[Literal["follow", "wait"], BeforeValidator(_lower)] = "follow"
     api_host: str = "127.0.0.1"
     api_port: int = Field(8000, ge=0, le=65_535)
+    outside_world_url: str = ""
+    """Where `testbed outside-world` answers; empty: in development every outside call is taken as done."""
+    outside_world_timeout_s: float = Field(2.0, ge=0.05, le=60)
+    """Of each call to it."""
+    outside_world_behaviour: Annotated[Behaviours, NoDecode, BeforeValidator(_read_json)] = Behaviours()
+    """How it behaves from its start: JSON, kind -> what differs from the well-behaved."""
     environment: Annotated[Literal["development", "production"], BeforeValidator(_lower)] = "development"
     jwt_secret: str = ""
     seed: int = 0
@@ -102,6 +116,11 @@ class Settings(BaseSettings):
     @classmethod
     def _rabbitmq(cls, value: str) -> str:
         return _checked_url(value, ("amqp", "amqps"), "amqp://user:password@host:5672/")
+
+    @field_validator("outside_world_url")
+    @classmethod
+    def _outside_world(cls, value: str) -> str:
+        return value and _checked_url(value, ("http", "https"), "http://127.0.0.1:8900")
 
     @field_validator("kafka_bootstrap_servers")
     @classmethod
@@ -186,4 +205,5 @@ def _explain(problem: Any, overrides: dict[str, Any]) -> str:
         mend = f"use one of {', '.join(allowed)}"
     else:
         mend = str(problem["msg"]).removeprefix("Value error, ")
-    return f"{name.upper()}={shown} is refused: {mend}"
+    inside = "".join(f"{part}: " for part in problem["loc"][1:])
+    return f"{name.upper()}={shown} is refused: {inside}{mend}"

@@ -4,6 +4,7 @@ Not here: reading the environment (`settings`), running processes (`roles`, `lab
 """
 
 import json
+import logging
 import random
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,7 @@ from core.api.tokens import ADMIN, TokenSettings, mint
 from core.commands.catalogue import seed_catalogue
 from core.commands.context import Context
 from core.domain.events import EVENT_TYPES
+from core.effects.outside_world import HttpOutsideWorld, OutsideWorld, SimulatedOutsideWorld
 from core.effects.table import GROUPS, topology
 from core.inbox.handlers import known_types
 from core.inbox.retries import PRESETS
@@ -42,6 +44,8 @@ from faults.crash import CrashProbe, parse_crash_point
 from history.recorder import Recorder
 from testbed.equivalence import broker_settings, equivalents, kafka_config, rabbit_config
 from testbed.settings import SettingError, Settings, read_settings
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -175,6 +179,16 @@ def api_deps(settings: Settings, database: Database, sink: EventSink, probe: Pro
     return Deps(Context(database.engine, database.shop, sink, probe), token_settings(settings))
 
 
+def outside_world(settings: Settings) -> OutsideWorld:
+    """The world outside at OUTSIDE_WORLD_URL; in development without one a simulated one, which the log says."""
+    if settings.outside_world_url:
+        return HttpOutsideWorld(settings.outside_world_url, settings.outside_world_timeout_s)
+    if settings.environment != "development":
+        raise SettingError("OUTSIDE_WORLD_URL is empty and ENVIRONMENT=production: name the services to call")
+    log.warning("no OUTSIDE_WORLD_URL: every outside call is taken as done, and nothing records it")
+    return SimulatedOutsideWorld()
+
+
 def token_settings(settings: Settings) -> TokenSettings:
     try:
         return TokenSettings(settings.secret)
@@ -198,7 +212,7 @@ def as_environment(settings: Settings) -> dict[str, str]:
 def effective_settings(settings: Settings) -> dict[str, object]:
     """Every setting in force, for run.json; addresses and secrets left out, they say nothing about the run."""
     hidden = {"database_url", "rabbitmq_url", "rabbitmq_management_url", "kafka_bootstrap_servers", "jwt_secret"}
-    hidden |= {"history_dir", "crash_at", "topic_prefix", "api_host", "api_port"}
+    hidden |= {"outside_world_url", "history_dir", "crash_at", "topic_prefix", "api_host", "api_port"}
     return {**settings.model_dump(exclude=hidden), settings.broker: broker_settings(settings)}
 
 

@@ -12,82 +12,76 @@ that from being a second mail. Where it is not honoured, duplicates remain, and 
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from random import Random
+from time import monotonic
 from typing import Any
 
-from sqlalchemy import (
-    BigInteger,
-    Column,
-    Connection,
-    DateTime,
-    Engine,
-    Identity,
-    Integer,
-    MetaData,
-    String,
-    Table,
-    Text,
-    bindparam,
-    func,
-    select,
-    text,
-    update,
-)
+from sqlalchemy import Connection, Engine, Table, bindparam, func, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 
-from core.inbox.retries import is_transient
+from core.inbox.retries import RetryPolicy, is_transient
 from core.messaging.envelope import Envelope
+from core.storage.outside_calls import RESERVED, SENT
 
 log = logging.getLogger(__name__)
 
-RESERVED, SENT = "RESERVED", "SENT"
+Row = Mapping[str, Any]
 
-Call = Callable[[Mapping[str, Any]], None]
+Call = Callable[[Row], None]
 """Makes one call for one row, with `row["idempotency_key"]`. Any error: it may or may not have been made."""
 
+CallAll = Callable[[Sequence[Row]], Sequence[Exception | None]]
+"""Makes the calls for many rows; for each, in order, None if it was made, else why nobody can be sure of it."""
 
-def outside_call_table(metadata: MetaData, name: str, *own_columns: Column[Any], schema: str | None = None) -> Table:
-    """A table of outside calls; `own_columns` hold what the call needs."""
-    return Table(
-        name,
-        metadata,
-        Column("id", BigInteger, Identity(), primary_key=True),
-        # One call a key: reserving it again is a repeat. E.g. order id and mail type.
-        Column("idempotency_key", String(200), nullable=False, unique=True),
-        Column("event_id", String(36), nullable=False, index=True),
-        Column("status", String(10), nullable=False, server_default=text("'RESERVED'")),
-        # Whose turn it is: a caller moves it on before it calls, so that two do not call at once.
-        Column("due_at", DateTime(timezone=True), nullable=False, server_default=func.clock_timestamp()),
-        Column("calls", Integer, nullable=False, server_default=text("0")),
-        Column("last_error", Text),
-        Column("sent_at", DateTime(timezone=True)),
-        *own_columns,
-        schema=schema,
-    )
+CALL_AGAIN = RetryPolicy(tries=None)
+"""Calls that failed are never given up: their rows show the last error."""
 
 
-def reserve(connection: Connection, table: Table, rows: Sequence[Mapping[str, Any]]) -> set[str]:
+def each_alone(call: Call) -> CallAll:
+    """One call a row, one after the other; an error is the row's own."""
+
+    def call_all(rows: Sequence[Row]) -> list[Exception | None]:
+        return [_error_of(call, row) for row in rows]
+
+    return call_all
+
+
+def reserve(connection: Connection, table: Table, rows: Sequence[Row]) -> set[str]:
     """In the inbox transaction: the idempotency keys that were not reserved before. Rows need event_id too."""
     if not rows:
         return set()
     ordered = sorted(rows, key=lambda row: str(row["idempotency_key"]))
-    statement = insert(table).values(ordered).on_conflict_do_nothing().returning(table.c.idempotency_key)
-    return set(connection.execute(statement).scalars())
+    statement = insert(table).on_conflict_do_nothing().returning(table.c.idempotency_key)
+    return set(connection.execute(statement, ordered).scalars())
 
 
 class OutsideCaller:
     """Calls for reserved rows and settles them; one error leaves its row reserved and the others go on."""
 
-    def __init__(self, engine: Engine, table: Table, call: Call, *, retry_after_s: float = 30.0) -> None:
-        """`retry_after_s`: how long a call may take at most; after that the sweeper believes its caller dead."""
+    def __init__(
+        self,
+        engine: Engine,
+        table: Table,
+        call_all: CallAll,
+        *,
+        at_once: int = 1,
+        retry_after_s: float = 30.0,
+        retry: RetryPolicy = CALL_AGAIN,
+    ) -> None:
+        """`at_once`: rows that `call_all` is handed at most. `retry_after_s`: after that the sweeper believes a caller
+        dead; one `call_all` must end within half of it. `retry`: when a call that failed is due again."""
         self._engine = engine
         self._table = table
-        self._call = call
+        self._call_all = call_all
+        self._at_once = at_once
         self._retry_after_s = retry_after_s
+        self._retry = retry
+        self._random = Random()
 
     def call_for(self, envelopes: Sequence[Envelope]) -> None:
         """A worker's `call_outside`. Never raises for a call or a lost database: what is not SENT is swept."""
         ids = [envelope.id for envelope in envelopes]
-        self._guarded(lambda: self._run(self._take(ids, len(ids))))
+        self._guarded(lambda: self._run(self._take(ids, None)))
 
     def sweep(self, at_most_rows: int = 100) -> int:
         """Call again for rows still reserved after their limit; how many were taken. Call it now and then."""
@@ -95,37 +89,51 @@ class OutsideCaller:
         self._run(taken)
         return len(taken)
 
-    def _take(self, event_ids: Sequence[str] | None, limit: int) -> Sequence[Mapping[str, Any]]:
+    def _take(self, event_ids: Sequence[str] | None, limit: int | None) -> Sequence[Row]:
         """Reserved rows that are due, now this caller's for `retry_after_s`."""
         table = self._table.c
         due = select(table.id).where(table.status == RESERVED, table.due_at <= func.clock_timestamp())
         if event_ids is not None:
             due = due.where(table.event_id.in_(event_ids))
         due = due.order_by(table.id).limit(limit).with_for_update(skip_locked=True)
-        limit_s = text("clock_timestamp() + make_interval(secs => :seconds)").bindparams(seconds=self._retry_after_s)
         statement = (
             update(self._table)
             .where(table.id.in_(due))
-            .values(due_at=limit_s, calls=table.calls + 1)
+            .values(due_at=_IN_SECONDS, calls=table.calls + 1)
             .returning(*self._table.c)
         )
         with self._engine.begin() as connection:
-            rows = connection.execute(statement).mappings().all()
+            rows = connection.execute(statement, {"seconds": self._retry_after_s}).mappings().all()
         return sorted((dict(row) for row in rows), key=lambda row: int(row["id"]))
 
-    def _run(self, rows: Sequence[Mapping[str, Any]]) -> None:
+    def _run(self, rows: Sequence[Row]) -> None:
+        """Call and settle; rows whose turn is half over are left to the sweeper, or two would call at once."""
+        began_s = monotonic()
         sent: list[int] = []
         failed: list[dict[str, Any]] = []
-        for row in rows:
-            try:
-                self._call(row)
-            except Exception as error:
-                log.warning("outside call failed", extra={"key": row["idempotency_key"]}, exc_info=True)
-                failed.append({"row_id": row["id"], "error": f"{type(error).__name__}: {error}"[:1_000]})
-            else:
-                sent.append(row["id"])
-        if not rows:
-            return
+        for start in range(0, len(rows), self._at_once):
+            if monotonic() - began_s > self._retry_after_s / 2:
+                break
+            part = rows[start : start + self._at_once]
+            for row, error in zip(part, self._call_all(part), strict=True):
+                if error is None:
+                    sent.append(row["id"])
+                else:
+                    failed.append(self._failure(row, error))
+        if failed:
+            last = failed[-1]["error"]
+            log.warning(
+                "outside calls failed, they are made again",
+                extra={"table": self._table.name, "calls": len(failed), "last_error": last},
+            )
+        if sent or failed:
+            self._settle(sent, failed)
+
+    def _failure(self, row: Row, error: Exception) -> dict[str, Any]:
+        delay_s = self._retry.delay_s(int(row["calls"]), self._random)
+        return {"row_id": row["id"], "error": f"{type(error).__name__}: {error}"[:1_000], "seconds": delay_s}
+
+    def _settle(self, sent: Sequence[int], failed: Sequence[Mapping[str, Any]]) -> None:
         table = self._table.c
         with self._engine.begin() as connection:
             if sent:
@@ -135,7 +143,7 @@ class OutsideCaller:
                 )
             if failed:
                 statement = update(self._table).where(table.id == bindparam("row_id"))
-                connection.execute(statement.values(last_error=bindparam("error")), failed)
+                connection.execute(statement.values(last_error=bindparam("error"), due_at=_IN_SECONDS), failed)
 
     def _guarded(self, work: Callable[[], None]) -> None:
         try:
@@ -144,3 +152,14 @@ class OutsideCaller:
             if not is_transient(error):
                 raise
             log.warning("database failed after an outside call, the sweeper goes on", extra={"error": str(error)})
+
+
+_IN_SECONDS = text("clock_timestamp() + make_interval(secs => :seconds)")
+
+
+def _error_of(call: Call, row: Row) -> Exception | None:
+    try:
+        call(row)
+    except Exception as error:  # noqa: BLE001 (kept with the row, and the call is made again)
+        return error
+    return None

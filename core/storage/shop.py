@@ -37,6 +37,11 @@ class ShopTables:
     product_metrics: Table
     request: Table
 
+    @property
+    def outside_calls(self) -> tuple[Table, ...]:
+        """Every table of calls to the outside world."""
+        return ()
+
 
 def shop_tables(metadata: MetaData, schema: str | None = None) -> ShopTables:
     """Add the shop's tables to `metadata`. Money is numeric with two decimals."""

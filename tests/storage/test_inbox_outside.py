@@ -1,5 +1,6 @@
 """Reserve, call, settle: a mail is neither lost nor, with an honoured key, sent twice, wherever the process dies."""
 
+import time
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Any
@@ -10,8 +11,10 @@ from sqlalchemy.pool import NullPool
 
 from core.inbox.claims import delete_old_claims
 from core.inbox.handlers import HandlerResult
-from core.inbox.outside import OutsideCaller, outside_call_table, reserve
+from core.inbox.outside import OutsideCaller, each_alone, reserve
+from core.inbox.retries import RetryPolicy
 from core.messaging.envelope import Envelope
+from core.storage.outside_calls import count_reserved, outside_call_table
 from tests.storage.inbox_bench import Bench, bench, count_it, drain, inbox_database, order
 
 __all__ = ["bench", "inbox_database"]
@@ -69,7 +72,7 @@ def statuses(bench: Bench) -> list[Any]:
 
 def test_each_mail_is_sent_once_and_settled_before_the_ack(bench: Bench, mail: Table) -> None:
     server = MailServer()
-    caller = OutsideCaller(bench.engine, mail, server)
+    caller = OutsideCaller(bench.engine, mail, each_alone(server))
     first, second = order(1), order(2)
     bench.publish(first, second, first)
     drain(bench.worker(reserves(mail), call_outside=caller.call_for))
@@ -83,7 +86,7 @@ def test_a_crash_around_the_call_is_swept_and_repeats_at_most_the_call(
     bench: Bench, mail: Table, dies: str, calls: int
 ) -> None:
     server = MailServer()
-    caller = OutsideCaller(bench.engine, mail, server, retry_after_s=0.05)
+    caller = OutsideCaller(bench.engine, mail, each_alone(server), retry_after_s=0.05)
     bench.publish(order(1))
     server.dies = dies
     worker = bench.worker(reserves(mail), call_outside=caller.call_for)
@@ -103,7 +106,7 @@ def test_a_crash_around_the_call_is_swept_and_repeats_at_most_the_call(
 def test_a_failed_call_keeps_its_row_and_reason_and_does_not_stop_the_worker(bench: Bench, mail: Table) -> None:
     server = MailServer()
     server.fails = True
-    caller = OutsideCaller(bench.engine, mail, server, retry_after_s=0.01)
+    caller = OutsideCaller(bench.engine, mail, each_alone(server), retry_after_s=0.01)
     bench.publish(order(1))
     drain(bench.worker(reserves(mail), call_outside=caller.call_for))
     assert bench.rows("SELECT status, last_error FROM mail") == [("RESERVED", "ConnectionError: mail server away")]
@@ -113,14 +116,69 @@ def test_a_failed_call_keeps_its_row_and_reason_and_does_not_stop_the_worker(ben
     assert bench.rows("SELECT last_error FROM mail") == [(None,)]
 
 
+def test_an_event_may_want_several_calls(bench: Bench, mail: Table) -> None:
+    def two(connection: Connection, envelopes: Sequence[Envelope]) -> HandlerResult:
+        rows = [
+            {"idempotency_key": f"{e.key} {seller}", "event_id": e.id, "address": "a"}
+            for e in envelopes
+            for seller in "xy"
+        ]
+        reserve(connection, mail, rows)
+        return HandlerResult(["mail"] * len(envelopes))
+
+    server = MailServer()
+    bench.publish(order(1))
+    drain(bench.worker(two, call_outside=OutsideCaller(bench.engine, mail, each_alone(server)).call_for))
+    assert sorted(server.calls) == ["order-1 x", "order-1 y"]
+
+
+def test_rows_are_called_for_together_and_settled_each_by_its_own_outcome(bench: Bench, mail: Table) -> None:
+    handed: list[list[str]] = []
+
+    def call_all(rows: Sequence[Mapping[str, Any]]) -> list[Exception | None]:
+        handed.append([row["idempotency_key"] for row in rows])
+        return [ConnectionError("away") if row["idempotency_key"] == "k-1" else None for row in rows]
+
+    rows = [{"idempotency_key": f"k-{n}", "event_id": "e", "address": "a"} for n in range(5)]
+    later = RetryPolicy(tries=None, first_delay_s=60, max_delay_s=60, jitter=False)
+    with bench.engine.begin() as connection:
+        reserve(connection, mail, rows)
+    caller = OutsideCaller(bench.engine, mail, call_all, at_once=2, retry=later)
+    assert (caller.sweep(), caller.sweep()) == (5, 0)
+    assert handed == [["k-0", "k-1"], ["k-2", "k-3"], ["k-4"]]
+    assert statuses(bench) == ["SENT", "RESERVED", "SENT", "SENT", "SENT"]
+    wait_s = bench.rows("SELECT extract(epoch FROM due_at - clock_timestamp()) FROM mail WHERE status = 'RESERVED'")
+    assert 30 < wait_s[0][0] <= 60
+    with bench.engine.connect() as connection:
+        assert count_reserved(connection, [mail]) == 1
+
+
+def test_a_caller_leaves_rows_to_the_sweeper_before_its_turn_is_over(bench: Bench, mail: Table) -> None:
+    """Or the sweeper would believe it dead, and two would call for one row."""
+    called: list[str] = []
+
+    def slow(row: Mapping[str, Any]) -> None:
+        called.append(row["idempotency_key"])
+        time.sleep(0.6)
+
+    with bench.engine.begin() as connection:
+        reserve(connection, mail, [{"idempotency_key": f"k-{n}", "event_id": "e", "address": "a"} for n in range(3)])
+    caller = OutsideCaller(bench.engine, mail, each_alone(slow), retry_after_s=1.0)
+    caller.sweep()
+    assert called == ["k-0"]
+    while statuses(bench) != ["SENT"] * 3:
+        caller.sweep()
+    assert called == ["k-0", "k-1", "k-2"]
+
+
 def test_the_sweeper_leaves_a_call_that_is_on_its_way(bench: Bench, mail: Table) -> None:
     swept: list[int] = []
 
     def slow(row: Mapping[str, Any]) -> None:
-        swept.append(OutsideCaller(bench.engine, mail, slow).sweep())
+        swept.append(OutsideCaller(bench.engine, mail, each_alone(slow)).sweep())
 
     bench.publish(order(1))
-    drain(bench.worker(reserves(mail), call_outside=OutsideCaller(bench.engine, mail, slow).call_for))
+    drain(bench.worker(reserves(mail), call_outside=OutsideCaller(bench.engine, mail, each_alone(slow)).call_for))
     assert swept == [0]
     assert statuses(bench) == ["SENT"]
 
@@ -133,9 +191,9 @@ def test_the_sweeper_passes_over_rows_that_another_caller_is_taking(bench: Bench
         reserve(connection, mail, rows)
     with bench.engine.begin() as other:
         other.execute(text("SELECT 1 FROM mail WHERE idempotency_key = 'k-1' FOR UPDATE"))
-        assert OutsideCaller(impatient, mail, server).sweep() == 2
+        assert OutsideCaller(impatient, mail, each_alone(server)).sweep() == 2
     assert server.calls == ["k-0", "k-2"]
-    assert OutsideCaller(impatient, mail, server).sweep() == 1
+    assert OutsideCaller(impatient, mail, each_alone(server)).sweep() == 1
     assert statuses(bench) == ["SENT"] * 3
 
 
@@ -143,7 +201,7 @@ def test_a_sweep_takes_no_more_rows_than_it_is_told_oldest_first(bench: Bench, m
     server = MailServer()
     with bench.engine.begin() as connection:
         reserve(connection, mail, [{"idempotency_key": f"k-{n}", "event_id": "e", "address": "a"} for n in range(5)])
-    assert OutsideCaller(bench.engine, mail, server).sweep(at_most_rows=2) == 2
+    assert OutsideCaller(bench.engine, mail, each_alone(server)).sweep(at_most_rows=2) == 2
     assert server.calls == ["k-0", "k-1"]
 
 

@@ -3,7 +3,7 @@
 import pytest
 
 from testbed.settings import SettingError, read_settings
-from testbed.wiring import as_environment, effective_settings
+from testbed.wiring import as_environment, effective_settings, outside_world
 
 
 @pytest.mark.parametrize(
@@ -67,3 +67,36 @@ def test_a_run_tells_every_client_setting_and_no_password(broker: str) -> None:
     assert "publisher" in told
     assert "hunter2" not in told
     assert "x" * 40 not in told
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        ('{"mails": {"failure_ratio": 2}}', "mails: failure_ratio: "),
+        ('{"pigeons": {}}', "pigeons: "),
+        ("{", "OUTSIDE_WORLD_BEHAVIOUR="),
+    ],
+)
+def test_a_behaviour_that_the_outside_world_cannot_have_is_refused(
+    monkeypatch: pytest.MonkeyPatch, value: str, said: str
+) -> None:
+    monkeypatch.setenv("OUTSIDE_WORLD_BEHAVIOUR", value)
+    with pytest.raises(SettingError) as refused:
+        read_settings()
+    assert said in str(refused.value)
+
+
+def test_a_behaviour_reaches_another_process_as_it_was_set() -> None:
+    set_here = read_settings(outside_world_behaviour='{"mails": {"failure_ratio": 0.3}}')
+    there = read_settings(outside_world_behaviour=as_environment(set_here)["OUTSIDE_WORLD_BEHAVIOUR"])
+    assert there.outside_world_behaviour == set_here.outside_world_behaviour
+    assert there.outside_world_behaviour.mails is not None
+
+
+def test_production_without_an_outside_world_is_refused_and_development_says_so(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    outside_world(read_settings())
+    assert "every outside call is taken as done" in caplog.text
+    with pytest.raises(SettingError, match="OUTSIDE_WORLD_URL"):
+        outside_world(read_settings(environment="production"))
