@@ -2,7 +2,7 @@
 
     reserve  the group's handler inserts a RESERVED row with `reserve`, inside the inbox transaction; commit
     call     `OutsideCaller.call_for` takes the rows of the batch and calls, with the row's idempotency key
-    settle   the row becomes SENT; commit
+    settle   the row becomes SENT, and what follows from the answer is written, next events too; commit
     ack      the worker acks
 
 A crash between reserve and call leaves a RESERVED row: the sweeper calls again once it is older than a limit. A crash
@@ -12,6 +12,8 @@ that from being a second mail. Where it is not honoured, duplicates remain, and 
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from random import Random
 from time import monotonic
 from typing import Any
@@ -19,6 +21,7 @@ from typing import Any
 from sqlalchemy import Connection, Engine, Table, bindparam, func, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 
+from core.inbox.handlers import EventSink, NoSink
 from core.inbox.retries import RetryPolicy, is_transient
 from core.messaging.envelope import Envelope
 from core.storage.outside_calls import RESERVED, SENT
@@ -27,21 +30,28 @@ log = logging.getLogger(__name__)
 
 Row = Mapping[str, Any]
 
-Call = Callable[[Row], None]
-"""Makes one call for one row, with `row["idempotency_key"]`. Any error: it may or may not have been made."""
+Call = Callable[[Row], Any]
+"""Makes one call for one row, with `row["idempotency_key"]`; returns what was answered. Any error: it may or may not
+have been made."""
 
-CallAll = Callable[[Sequence[Row]], Sequence[Exception | None]]
-"""Makes the calls for many rows; for each, in order, None if it was made, else why nobody can be sure of it."""
+CallAll = Callable[[Sequence[Row]], Sequence[Any]]
+"""Makes the calls for many rows; for each, in order, what was answered, or the exception that says why none was."""
+
+Settle = Callable[[Connection, Sequence[tuple[Row, Any]]], Sequence[Envelope]]
+"""In the transaction in which the rows become SENT: writes what follows from (row, answer), returns the next events.
+A row may be settled twice, by a slow caller and by the sweeper: what follows must bear that."""
 
 CALL_AGAIN = RetryPolicy(tries=None)
 """Calls that failed are never given up: their rows show the last error."""
 
 
-def each_alone(call: Call) -> CallAll:
-    """One call a row, one after the other; an error is the row's own."""
+def each_alone(call: Call, threads: int = 1) -> CallAll:
+    """One call a row, `threads` at a time; an error is the row's own."""
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="outside-call") if threads > 1 else None
 
-    def call_all(rows: Sequence[Row]) -> list[Exception | None]:
-        return [_error_of(call, row) for row in rows]
+    def call_all(rows: Sequence[Row]) -> list[Any]:
+        each = partial(_answer_of, call)
+        return list(pool.map(each, rows) if pool else map(each, rows))
 
     return call_all
 
@@ -65,15 +75,20 @@ class OutsideCaller:
         call_all: CallAll,
         *,
         at_once: int = 1,
+        settle: Settle | None = None,
+        sink: EventSink | None = None,
         retry_after_s: float = 30.0,
         retry: RetryPolicy = CALL_AGAIN,
     ) -> None:
-        """`at_once`: rows that `call_all` is handed at most. `retry_after_s`: after that the sweeper believes a caller
-        dead; one `call_all` must end within half of it. `retry`: when a call that failed is due again."""
+        """`at_once`: rows that `call_all` is handed at most. `sink`: where the events of `settle` go. `retry_after_s`:
+        after that the sweeper believes a caller dead; one `call_all` must end within half of it. `retry`: when a call
+        that failed is due again."""
         self._engine = engine
         self._table = table
         self._call_all = call_all
         self._at_once = at_once
+        self._follow = settle
+        self._sink = sink or NoSink()
         self._retry_after_s = retry_after_s
         self._retry = retry
         self._random = Random()
@@ -109,41 +124,48 @@ class OutsideCaller:
     def _run(self, rows: Sequence[Row]) -> None:
         """Call and settle; rows whose turn is half over are left to the sweeper, or two would call at once."""
         began_s = monotonic()
-        sent: list[int] = []
+        answered: list[tuple[Row, Any]] = []
         failed: list[dict[str, Any]] = []
         for start in range(0, len(rows), self._at_once):
             if monotonic() - began_s > self._retry_after_s / 2:
                 break
             part = rows[start : start + self._at_once]
-            for row, error in zip(part, self._call_all(part), strict=True):
-                if error is None:
-                    sent.append(row["id"])
+            for row, answer in zip(part, self._call_all(part), strict=True):
+                if isinstance(answer, Exception):
+                    failed.append(self._failure(row, answer))
                 else:
-                    failed.append(self._failure(row, error))
+                    answered.append((row, answer))
         if failed:
             last = failed[-1]["error"]
             log.warning(
                 "outside calls failed, they are made again",
                 extra={"table": self._table.name, "calls": len(failed), "last_error": last},
             )
-        if sent or failed:
-            self._settle(sent, failed)
+        if answered or failed:
+            self._settle(answered, failed)
 
     def _failure(self, row: Row, error: Exception) -> dict[str, Any]:
         delay_s = self._retry.delay_s(int(row["calls"]), self._random)
         return {"row_id": row["id"], "error": f"{type(error).__name__}: {error}"[:1_000], "seconds": delay_s}
 
-    def _settle(self, sent: Sequence[int], failed: Sequence[Mapping[str, Any]]) -> None:
+    def _settle(self, answered: Sequence[tuple[Row, Any]], failed: Sequence[Row]) -> None:
         table = self._table.c
+        publish: Sequence[Envelope] = ()
         with self._engine.begin() as connection:
-            if sent:
-                now = func.clock_timestamp()
+            if answered:
+                # First what follows, then the row: handlers lock in this order too.
+                publish = self._follow(connection, answered) if self._follow else ()
+                ids, now = [row["id"] for row, _ in answered], func.clock_timestamp()
                 connection.execute(
-                    update(self._table).where(table.id.in_(sent)).values(status=SENT, sent_at=now, last_error=None)
+                    update(self._table).where(table.id.in_(ids)).values(status=SENT, sent_at=now, last_error=None)
                 )
             if failed:
                 statement = update(self._table).where(table.id == bindparam("row_id"))
                 connection.execute(statement.values(last_error=bindparam("error"), due_at=_IN_SECONDS), failed)
+            if publish:
+                self._sink.write(connection, publish)
+        if publish:
+            self._sink.after_commit(publish)
 
     def _guarded(self, work: Callable[[], None]) -> None:
         try:
@@ -157,9 +179,8 @@ class OutsideCaller:
 _IN_SECONDS = text("clock_timestamp() + make_interval(secs => :seconds)")
 
 
-def _error_of(call: Call, row: Row) -> Exception | None:
+def _answer_of(call: Call, row: Row) -> Any:
     try:
-        call(row)
+        return call(row)
     except Exception as error:  # noqa: BLE001 (kept with the row, and the call is made again)
         return error
-    return None

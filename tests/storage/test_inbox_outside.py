@@ -3,6 +3,7 @@
 import time
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
+from threading import Barrier
 from typing import Any
 
 import pytest
@@ -151,6 +152,42 @@ def test_rows_are_called_for_together_and_settled_each_by_its_own_outcome(bench:
     assert 30 < wait_s[0][0] <= 60
     with bench.engine.connect() as connection:
         assert count_reserved(connection, [mail]) == 1
+
+
+def test_what_follows_from_the_answers_is_written_with_the_rows_and_only_for_what_was_answered(
+    bench: Bench, mail: Table
+) -> None:
+    """`settle` and SENT are one transaction; calls go out several at a time, their answers stay with their rows."""
+    both_out = Barrier(2, timeout=30)
+
+    def ask(row: Mapping[str, Any]) -> str:
+        both_out.wait()
+        if row["idempotency_key"] == "k-1":
+            raise ConnectionError("away")
+        return f"yes to {row['idempotency_key']}"
+
+    settled: list[tuple[str, str]] = []
+    written: list[Envelope] = []
+
+    def settle(connection: Connection, answered: Sequence[tuple[Mapping[str, Any], str]]) -> Sequence[Envelope]:
+        settled.extend((row["idempotency_key"], answer) for row, answer in answered)
+        assert statuses(bench) == ["RESERVED", "RESERVED"]
+        return [order(7)]
+
+    class Sink:
+        def write(self, connection: Connection, envelopes: Sequence[Envelope]) -> None:
+            written.extend(envelopes)
+
+        def after_commit(self, envelopes: Sequence[Envelope]) -> None:
+            assert statuses(bench) == ["SENT", "RESERVED"]
+            written.extend(envelopes)
+
+    with bench.engine.begin() as connection:
+        reserve(connection, mail, [{"idempotency_key": f"k-{n}", "event_id": "e", "address": "a"} for n in range(2)])
+    call_all = each_alone(ask, threads=2)
+    OutsideCaller(bench.engine, mail, call_all, at_once=2, settle=settle, sink=Sink()).sweep()
+    assert settled == [("k-0", "yes to k-0")]
+    assert [envelope.key for envelope in written] == ["order-7", "order-7"]
 
 
 def test_a_caller_leaves_rows_to_the_sweeper_before_its_turn_is_over(bench: Bench, mail: Table) -> None:
