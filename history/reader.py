@@ -53,6 +53,8 @@ class RunFile(BaseModel):
     machine: dict[str, Any] = {}
     settings: dict[str, Any] = {}
     strategies: dict[str, Any] = {}
+    roles: dict[str, int] = {}
+    """How many processes of each kind."""
     contract: list[str]
     """Names of the anomalies that this run promises not to show."""
     schedule: Schedule = Schedule()

@@ -91,11 +91,13 @@ class Recorder:
         # The line's own step is `recovered`; the step seen again therefore travels as `seen`.
         self._event("recovered", fault=fault, seen=step, after_s=after_s)
 
-    def sample(self, part: str, cpu_s: float, rss_bytes: int, disk_bytes: int, network_bytes: int) -> None:
-        """Resource use of one part: CPU, disk and network counted from any fixed start, memory as it is now."""
-        self._event(
-            "sample", part=part, cpu_s=cpu_s, rss_bytes=rss_bytes, disk_bytes=disk_bytes, network_bytes=network_bytes
-        )
+    def sample(self, part: str, cpu_s: float, rss_bytes: int, disk_bytes: int, network_bytes: int | None) -> None:
+        """Resource use of one part: CPU, disk and network counted from any fixed start, memory as it is now.
+
+        `network_bytes` None: it could not be told.
+        """
+        known = {} if network_bytes is None else {"network_bytes": network_bytes}
+        self._event("sample", part=part, cpu_s=cpu_s, rss_bytes=rss_bytes, disk_bytes=disk_bytes, **known)
 
     def lag(self, group: str, topic: str, lag_messages: int, delay_s: float | None) -> None:
         self._event("lag", group=group, topic=topic, lag_messages=lag_messages, delay_s=delay_s)

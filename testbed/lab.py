@@ -50,6 +50,7 @@ from testbed.equivalence import equivalents
 from testbed.ledger import export_ledger
 from testbed.services import Services
 from testbed.settings import SEAMS, Settings
+from testbed.traffic import Traffic
 
 STOP_TIMEOUT_S = 20.0
 CRASH_TIMEOUT_S = 15.0
@@ -537,6 +538,7 @@ class Sampler(threading.Thread):
         self._recorder = recorder
         self._ended = threading.Event()
         self._gone: dict[str, dict[int, tuple[float, int]]] = {}
+        self._traffic = Traffic()
 
     def stop(self) -> None:
         self._ended.set()
@@ -545,8 +547,10 @@ class Sampler(threading.Thread):
 
     def run(self) -> None:
         while not self._ended.wait(1.0):
-            for part, pids in self._lab.parts().items():
-                self._sample(part, pids)
+            parts = self._lab.parts()
+            network_bytes = self._traffic.look(parts) or {}
+            for part, pids in parts.items():
+                self._sample(part, pids, network_bytes.get(part))
             # A broker or database that is being broken on purpose cannot tell; the gap in the series is the truth.
             with contextlib.suppress(SQLAlchemyError), self._lab.database.engine.connect() as connection:
                 depth = measure_depth(connection, self._lab.database.messaging)
@@ -556,7 +560,7 @@ class Sampler(threading.Thread):
                     for topic, lag in self._lab.lag(group).items():
                         self._recorder.lag(group, topic, lag.lag_messages, lag.delay_s)
 
-    def _sample(self, part: str, pids: list[int]) -> None:
+    def _sample(self, part: str, pids: list[int], network_bytes: int | None) -> None:
         """CPU and disk add up over processes that have ended meanwhile; memory is of those that live."""
         seen = self._gone.setdefault(part, {})
         rss_bytes = 0
@@ -568,9 +572,8 @@ class Sampler(threading.Thread):
                     rss_bytes += process.memory_info().rss
                 seen[pid] = (times.user + times.system, io.write_bytes)
         if seen:
-            self._recorder.sample(
-                part, sum(cpu for cpu, _ in seen.values()), rss_bytes, sum(disk for _, disk in seen.values()), 0
-            )
+            cpu_s, disk_bytes = (sum(used) for used in zip(*seen.values(), strict=True))
+            self._recorder.sample(part, cpu_s, rss_bytes, int(disk_bytes), network_bytes)
 
 
 def _git_revision() -> str | None:

@@ -9,6 +9,8 @@ SLIP_ALLOWED_RATIO = 0.01
 BUSY_RATIO = 0.85
 """Of one core for a single-threaded part, or of all cores for the machine, from which it counts as saturated."""
 BACKLOG_ALLOWED_S = 2.0
+WAITING_RATIO = 0.5
+"""Of the time a publisher waits for the broker and does not compute, from which the broker counts as the limit."""
 SINGLE_THREADED = frozenset({"api", "relay", "consumer", "driver"})
 
 
@@ -18,7 +20,8 @@ class Use(NamedTuple):
     cpu_s: float
     rss_bytes: int
     disk_bytes: int
-    network_bytes: int
+    network_bytes: int | None
+    """None: not told."""
     length_s: float
 
 
@@ -26,15 +29,17 @@ def uses(facts: Facts, window: Window) -> dict[str, Use]:
     """Part -> what it used between its first and last sample in the load phase; a counter that restarts is bridged."""
     rows = facts.rows(
         f"""SELECT part, sum(greatest(cpu, 0)), max(rss_bytes), sum(greatest(disk, 0))::BIGINT,
-            sum(greatest(network, 0))::BIGINT, (max(t_ns) - min(t_ns)) / 1e9
+            sum(CASE WHEN network IS NOT NULL THEN greatest(network, 0) END)::BIGINT, (max(t_ns) - min(t_ns)) / 1e9
         FROM (SELECT part, t_ns, rss_bytes, cpu_s - lag(cpu_s) OVER w AS cpu,
                 disk_bytes - lag(disk_bytes) OVER w AS disk,
                 network_bytes - lag(network_bytes) OVER w AS network
             FROM said WHERE step = 'sample' AND t_ns >= {window.from_ns} AND t_ns < {window.to_ns}
             WINDOW w AS (PARTITION BY part ORDER BY t_ns)) GROUP BY part HAVING count(*) > 1 ORDER BY part"""
     )
-    return {part: Use(float(cpu or 0), int(rss or 0), int(disk or 0), int(network or 0), float(s))
-            for part, cpu, rss, disk, network, s in rows}  # fmt: skip
+    return {
+        part: Use(float(cpu or 0), int(rss or 0), int(disk or 0), None if network is None else int(network), float(s))
+        for part, cpu, rss, disk, network, s in rows
+    }
 
 
 def slip(facts: Facts, window: Window) -> float | None:
@@ -73,7 +78,21 @@ def saturated(facts: Facts, window: Window, used: dict[str, Use]) -> str | None:
     hottest = max(busy, key=lambda part: busy[part], default=None)
     if hottest is not None and busy[hottest] >= BUSY_RATIO:
         return hottest
-    return None
+    return "broker" if _publishers_wait(facts, window, cores) else None
+
+
+def _publishers_wait(facts: Facts, window: Window, cores: dict[str, float]) -> bool:
+    """Whether publishers nearly always had a batch at the broker, and computed for little of that time."""
+    in_flight_s = facts.one(
+        f"""SELECT sum(greatest(0, least(answered_ns, {window.to_ns}) - greatest(t_ns, {window.from_ns}))) / 1e9 FROM (
+            SELECT step, t_ns, lead(t_ns) OVER (PARTITION BY process ORDER BY t_ns, step) AS answered_ns
+            FROM (SELECT DISTINCT process, step, t_ns FROM seen WHERE step IN ('attempted', 'confirmed'))
+        ) WHERE step = 'attempted'"""
+    )
+    publishes = "relay" if "relay" in cores else "api"
+    processes = max(1, facts.run.roles.get("relays", 1)) if publishes == "relay" else 1
+    in_flight = float(in_flight_s or 0) / window.length_s / processes
+    return in_flight >= BUSY_RATIO and in_flight - cores.get(publishes, 0.0) / processes >= WAITING_RATIO
 
 
 def per_million(facts: Facts, window: Window, used: dict[str, Use]) -> dict[str, dict[str, float]]:
@@ -90,7 +109,7 @@ def per_million(facts: Facts, window: Window, used: dict[str, Use]) -> dict[str,
             "cpu_s_per_million": round(use.cpu_s / millions, 3),
             "rss_bytes": float(use.rss_bytes),
             "disk_bytes_per_million": round(use.disk_bytes / millions),
-            "network_bytes_per_million": round(use.network_bytes / millions),
         }
+        | ({} if use.network_bytes is None else {"network_bytes_per_million": round(use.network_bytes / millions)})
         for part, use in used.items()
     }

@@ -145,3 +145,32 @@ def test_the_limit_is_named_only_when_a_part_was_busy(
     found = measured(slipping(part, cores), tmp_path)
     assert found.slip_ratio == pytest.approx(40 / 360, rel=0.05)
     assert found.saturated == limit
+
+
+@pytest.mark.parametrize(
+    ("in_flight_s", "relay_cores", "relays", "limit"),
+    [(6.9, 0.2, 1, "broker"), (6.0, 0.1, 1, None), (6.9, 0.6, 1, None), (6.9, 0.2, 2, None), (6.9, 0.97, 1, "relay")],
+)
+def test_the_broker_is_the_limit_when_relays_wait_for_it_and_compute_little(
+    in_flight_s: float, relay_cores: float, relays: int, limit: str | None, tmp_path: Path
+) -> None:
+    run = slipping("relay", relay_cores)
+    run.run["roles"] = {"relays": relays}
+    for name, lines in run.history.items():
+        run.history[name] = [line for line in lines if line["step"] not in ("attempted", "confirmed")]
+    run.history["relay-3.ndjson"] += [
+        {"t_ns": START + 3 * S, "step": "attempted", "ids": ["e"]},
+        {"t_ns": START + 3 * S + int(in_flight_s * S), "step": "confirmed", "ids": ["e"], "outcomes": ["confirmed"]},
+        {"t_ns": START + 60 * S, "step": "attempted", "ids": ["f"]},
+        {"t_ns": START + 90 * S, "step": "confirmed", "ids": ["f"], "outcomes": ["confirmed"]},
+    ]
+    assert measured(run, tmp_path).saturated == limit
+
+
+def test_network_bytes_that_the_kernel_did_not_tell_are_absent_and_not_nought(tmp_path: Path) -> None:
+    run = clean_run(orders=400, rate_per_s=40, warm_up_s=2.0, load_s=8.0)
+    assert measured(run, tmp_path / "a").resources["broker"]["network_bytes_per_million"] > 0
+    for line in run.lines("sample"):
+        del line["network_bytes"]
+    assert "network_bytes_per_million" not in measured(run, tmp_path / "b").resources["broker"]
+    assert measured(run, tmp_path / "b").resources["broker"]["disk_bytes_per_million"] > 0
