@@ -403,7 +403,7 @@ class RunLab:
             "equivalents": [row._asdict() for row in equivalents(self._settings)],
             "strategies": {"publish": self._settings.publish_strategy, "consume": self._settings.consume_strategy},
             "seams": {name: self._settings.seam(name) for name in SEAMS},
-            "git_revision": _git_revision(),
+            "git_revision": git_revision(),
         }
 
     def close(self) -> None:
@@ -576,7 +576,7 @@ class Sampler(threading.Thread):
             self._recorder.sample(part, cpu_s, rss_bytes, int(disk_bytes), network_bytes)
 
 
-def _git_revision() -> str | None:
+def git_revision() -> str | None:
     try:
         done = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, timeout=10)
     except (OSError, subprocess.TimeoutExpired):

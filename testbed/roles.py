@@ -18,6 +18,7 @@ from servers.outside_world.app import create_app as create_outside_world
 from servers.outside_world.record import Record, RecordInUse
 from servers.outside_world.world import World
 from testbed import wiring
+from testbed.operations import ShopOperations
 from testbed.settings import SettingError, Settings
 
 log = logging.getLogger(__name__)
@@ -29,6 +30,7 @@ def serve(settings: Settings) -> None:
     database = wiring.open_database(settings, pool_connections=40)
     broker = wiring.connect_broker(settings)
     sink = wiring.event_sink(settings, database, broker, watch.probe)
+    operations = ShopOperations(settings, database, broker, sink, watch.probe)
     stop = threading.Event()
     beside: list[threading.Thread] = []
     if settings.broker == "memory":
@@ -40,7 +42,7 @@ def serve(settings: Settings) -> None:
             thread.start()
     try:
         uvicorn.run(
-            create_app(wiring.api_deps(settings, database, sink, NoProbe())),
+            create_app(wiring.api_deps(settings, database, sink, NoProbe(), operations)),
             host=settings.api_host,
             port=settings.api_port,
             log_level="warning",

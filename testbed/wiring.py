@@ -21,6 +21,7 @@ from ablations.consume import Consume, worker_class
 from ablations.publish import SINKS
 from ablations.relay import STRATEGIES as RELAYS
 from ablations.relay import MakesRelay, Runs, Seams, relay_factory
+from core.api.admin import Operations
 from core.api.app import Deps
 from core.api.tokens import ADMIN, TokenSettings, mint
 from core.commands.catalogue import seed_catalogue
@@ -28,7 +29,8 @@ from core.commands.context import Context
 from core.domain.events import EVENT_TYPES
 from core.effects.outside_world import HttpOutsideWorld, OutsideWorld, SimulatedOutsideWorld
 from core.effects.table import GROUPS, topology
-from core.inbox.handlers import known_types
+from core.inbox.dead_letters import GroupSetup
+from core.inbox.handlers import Decode, known_types
 from core.inbox.retries import PRESETS
 from core.inbox.worker import Worker, WorkerOptions
 from core.journey import NoProbe, Probe
@@ -169,14 +171,26 @@ def worker(
         options,
         watch.probe,
         sink=sink,
-        decode=known_types({name: kind.schema_version for name, kind in EVENT_TYPES.items()}),
+        decode=_decode(),
         on_malformed=lambda delivery: watch.malformed(group, delivery),
         random=random.Random(settings.seed),
     )
 
 
-def api_deps(settings: Settings, database: Database, sink: EventSink, probe: Probe) -> Deps:
-    return Deps(Context(database.engine, database.shop, sink, probe), token_settings(settings))
+def group_setups(settings: Settings, database: Database, sink: EventSink) -> dict[str, GroupSetup]:
+    """What each group's worker would be built with: for redoing letters and replaying events."""
+    return {group: GroupSetup(spec.handler(database.shop), sink, _decode()) for group, spec in GROUPS.items()}
+
+
+def _decode() -> Decode:
+    return known_types({name: kind.schema_version for name, kind in EVENT_TYPES.items()})
+
+
+def api_deps(
+    settings: Settings, database: Database, sink: EventSink, probe: Probe, operations: Operations | None = None
+) -> Deps:
+    context = Context(database.engine, database.shop, sink, probe)
+    return Deps(context, token_settings(settings), operations=operations)
 
 
 def outside_world(settings: Settings) -> OutsideWorld:

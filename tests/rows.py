@@ -64,17 +64,16 @@ class Collector:
         outcome: Any = yield
         rows = rows_of(item)
         if rows:
-            outcome.get_result().user_properties.append((PROPERTY, [rows, list(places_of(item))]))
+            outcome.get_result().user_properties.append((PROPERTY, [rows, list(places_of(item)), name_of(item)]))
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         said = dict(report.user_properties).get(PROPERTY)
         # A skipped case shows nothing; a case that failed anywhere takes its test off the list.
         if said is None or report.skipped or (report.passed and report.when != "call"):
             return
-        test = report.nodeid.partition("[")[0]
         for row in said[0]:
             for place in said[1]:
-                key = (row, test, place)
+                key = (row, said[2], place)
                 self._outcomes[key] = self._outcomes.get(key, True) and report.passed
 
     def pytest_sessionfinish(self) -> None:
@@ -82,6 +81,11 @@ class Collector:
             path = Path(self._file)
             before = parse(path.read_text()) if path.exists() else {}
             path.write_text(table(merged(before, self._outcomes, marked_tests(ROOT / "tests"))))
+
+
+def name_of(item: pytest.Item) -> str:
+    """`tests/….py::test_name`: without the case, and without the group that xdist adds to a node's id."""
+    return f"{item.path.relative_to(item.config.rootpath)}::{getattr(item, 'originalname', item.name)}"
 
 
 def rows_of(item: pytest.Item) -> list[str]:

@@ -292,7 +292,7 @@ class KafkaAdmin:
                     place = (message.topic(), message.partition())
                     if message.offset() < left.get(place, 0):
                         heard_s = time.monotonic()
-                        yield read_record(message, self._topology)
+                        yield read_record(message, self._topology)._replace(position=message.offset())
                 # Positions and not the last offset seen: the end of a lane may hold no record (a compacted one).
                 for position in reader.position([TopicPartition(*place) for place in left]):
                     if position.offset >= left[position.topic, position.partition]:

@@ -32,9 +32,9 @@ log = logging.getLogger(__name__)
 
 SLICE_S = 0.1
 """How long one wait on the client lasts, so that `close` from another thread gets its turn."""
-_PLAIN = (0, None, "", b"", (), None, None, None)
+_PLAIN = (0, None, "", b"", (), None, None, None, None)
 """An event's Delivery but for envelope, topic, lane, token and key: attempts, redelivered, error, body, wire_headers |
-failure, failed_group, origin_topic."""
+failure, failed_group, origin_topic, position."""
 LEAVE_S = 5.0
 """What giving the lanes away may take; it is local but for the last commit, which waits for the broker's answer."""
 CONSUME_MESSAGES = 1_000_000

@@ -46,7 +46,8 @@ class MemoryAdmin:
         for place, log in logs:
             for offset, record in enumerate(log):
                 if since is None or record.stored_at >= since:
-                    yield delivery_of(record, topic=topic, lane=place.lane, token=Token(place, -1, offset))
+                    found = delivery_of(record, topic=topic, lane=place.lane, token=Token(place, -1, offset))
+                    yield found._replace(position=offset)
 
     def replay(self, group: str, since: datetime | None = None) -> None:
         with self._store.changed:

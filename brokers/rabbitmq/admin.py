@@ -144,7 +144,9 @@ class RabbitAdmin:
             headers: Any = arrival.properties
             if since_ms is None or int(headers.get(codec.PUBLISHED_MS, since_ms)) >= since_ms:
                 lane = arrival.routing_key.rpartition(".")[2]
-                yield delivery_of(arrival, Lane(topic, int(lane) if lane.isdecimal() else 0, stream), None)
+                delivery = delivery_of(arrival, Lane(topic, int(lane) if lane.isdecimal() else 0, stream), None)
+                # One stream holds all lanes: positions grow within a lane, with gaps.
+                yield delivery._replace(position=int(headers["x-stream-offset"]))
 
     def replay(self, group: str, since: datetime | None = None) -> None:
         if not self._capabilities.replay:

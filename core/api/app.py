@@ -6,6 +6,7 @@ from fastapi import FastAPI, Response
 from sqlalchemy import text
 
 from core.api import problems
+from core.api.admin import Operations, admin_router
 from core.api.body import MAX_BODY_BYTES, LimitBody
 from core.api.orders import orders_router
 from core.api.products import products_router
@@ -18,6 +19,8 @@ class Deps:
     context: Context
     tokens: TokenSettings
     max_body_bytes: int = MAX_BODY_BYTES
+    operations: Operations | None = None
+    """What the routes below /admin do; without it they are not there."""
 
 
 def create_app(deps: Deps) -> FastAPI:
@@ -27,6 +30,9 @@ def create_app(deps: Deps) -> FastAPI:
     for router in (orders_router(deps.context, deps.tokens), products_router(deps.context, deps.tokens)):
         app.include_router(router, prefix="/api/v1")
         app.include_router(router, prefix="/api", include_in_schema=False)
+
+    if deps.operations is not None:
+        app.include_router(admin_router(deps.operations, deps.tokens))
 
     @app.get("/health/live", tags=["health"])
     async def live() -> Response:

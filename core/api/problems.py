@@ -10,6 +10,7 @@ from starlette.exceptions import HTTPException
 
 from core.commands.requests import KeyReused
 from core.domain.rules import ForbiddenState, InvalidRequest, RuleBroken, UnknownThing
+from core.messaging.errors import BrokerError
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +34,10 @@ class Problem(HTTPException):
 
     def __init__(self, status: int, detail: str, headers: dict[str, str] | None = None) -> None:
         super().__init__(status, detail, headers)
+
+
+class CannotDo(Exception):
+    """This system cannot do that; the message says what it lacks and what can be done instead."""
 
 
 def problem(
@@ -73,6 +78,15 @@ def install(app: FastAPI) -> None:
         if isinstance(error, InvalidRequest):
             return problem(422, str(error), errors=[{"pointer": error.pointer, "detail": str(error)}])
         return problem(422, str(error))
+
+    @app.exception_handler(CannotDo)
+    async def _cannot(request: Request, error: CannotDo) -> Response:
+        return problem(409, str(error))
+
+    @app.exception_handler(BrokerError)
+    async def _broker(request: Request, error: BrokerError) -> Response:
+        log.warning("broker did not answer", extra={"path": request.url.path, "error": str(error)})
+        return problem(503, "The broker does not answer; try again.", headers={"Retry-After": "1"})
 
     @app.exception_handler(KeyReused)
     async def _key(request: Request, error: KeyReused) -> Response:

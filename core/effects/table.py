@@ -1,7 +1,9 @@
 """Who takes what: consumer group -> event types, handler, batch size. Both brokers' topology follows from here."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+
+from sqlalchemy import Table
 
 from core.domain.events import EVENT_TYPES
 from core.effects import inventory_service, product_metrics
@@ -16,11 +18,16 @@ class Group:
     """Event types."""
     handler: Callable[[ShopTables], GroupHandler]
     batch_messages: int
+    own_tables: Callable[[ShopTables], Sequence[Table]] | None = None
+    """Tables that hold nothing but this group's effects: emptied when all of them are recomputed. None: they cannot
+    be, for money, stock or mail has moved."""
 
 
 GROUPS: Mapping[str, Group] = {
     "inventory-service": Group(inventory_service.TAKES, inventory_service.keep_stock, 100),
-    "product-metrics": Group(product_metrics.TAKES, product_metrics.count_facts, 3_000),
+    "product-metrics": Group(
+        product_metrics.TAKES, product_metrics.count_facts, 3_000, own_tables=lambda shop: (shop.product_metrics,)
+    ),
 }
 
 

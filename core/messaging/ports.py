@@ -62,6 +62,8 @@ class Delivery(NamedTuple):
     """Set on what the dead-letter group receives: which group gave it up."""
     origin_topic: str | None = None
     """Set on what the dead-letter group receives: the topic it came from."""
+    position: int | None = None
+    """Set by the audit reader: its place in the lane's log, growing."""
 
 
 class Subscriber(Protocol):

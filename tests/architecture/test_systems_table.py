@@ -41,14 +41,15 @@ def test_what_failed_now_is_taken_off_and_what_did_not_run_stays_while_its_test_
     assert after == {("S0.4", TEST): {"rabbitmq"}, ("S0.5", OTHER): {"kafka"}}
 
 
-@pytest.mark.parametrize("more", [[], ["-n", "2"]])
+@pytest.mark.parametrize("more", [[], ["-n", "2", "--dist", "loadgroup"]])
 def test_a_run_writes_what_passed_on_which_broker(pytester: pytest.Pytester, more: list[str]) -> None:
-    pytester.makeini("[pytest]\nmarkers = row(*ids): rows")
+    pytester.makeini("[pytest]\nmarkers =\n  row(*ids): rows\n  xdist_group(name): together\n")
     pytester.makepyfile(
         """
         import pytest
 
         @pytest.mark.row("S0.4")
+        @pytest.mark.xdist_group("together")
         @pytest.mark.parametrize("broker", ["kafka", "rabbitmq-quorum-pika", "memory"])
         def test_one(broker):
             assert broker != "memory"

@@ -837,6 +837,10 @@ def test_the_audit_reader_sees_all_that_was_acked_in_order(world: World) -> None
     read = list(world.admin().read_all("orders"))
     in_order(read, batch)
     assert len(read) == len(batch)
+    for lane in {delivery.lane for delivery in read}:
+        positions = [delivery.position for delivery in read if delivery.lane == lane]
+        assert None not in positions
+        assert positions == sorted(set(positions), key=lambda position: position or 0)
 
 
 @needs("retains_after_ack")

@@ -1,0 +1,147 @@
+"""What people on call can do to a running system; the command line and the admin endpoints both go through here."""
+
+from collections import Counter
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any, Literal
+
+from core.api.problems import CannotDo
+from core.effects.table import GROUPS
+from core.inbox.dead_letters import Answer, Redone, redo, redo_all
+from core.inbox.replay import Replay, forget, replay
+from core.journey import Probe
+from core.messaging.errors import NotCapable
+from core.messaging.ports import Broker
+from core.outbox.rows import EventSink
+from core.outbox.storage import requeue
+from core.queries.ledger import count_letters
+from testbed import audit as auditing
+from testbed import wiring
+from testbed.settings import Settings
+
+
+class ShopOperations:
+    """Implements `core.api.admin.Operations` for one system. Safe from several threads."""
+
+    def __init__(
+        self, settings: Settings, database: wiring.Database, broker: Broker, sink: EventSink, probe: Probe
+    ) -> None:
+        self._database = database
+        self._broker = broker
+        self._setups = wiring.group_setups(settings, database, sink)
+        self._probe = probe
+
+    def retry_letters(self, stream: str | None, group: str | None, limit: int) -> dict[str, Any]:
+        """Each letter in a transaction of its own, oldest first; what is still broken stays with its new reason."""
+        if group is not None:
+            self._known(group)
+        engine, tables = self._database.engine, self._database.messaging
+        return self._told(redo_all(engine, tables, self._setups, stream, group, limit, self._probe))
+
+    def retry_these(self, letters: Sequence[int]) -> dict[str, Any]:
+        """Raises CannotRedo for a letter that is not there."""
+        engine, tables = self._database.engine, self._database.messaging
+        return self._told([redo(engine, tables, letter, self._setups, self._probe) for letter in letters])
+
+    def _told(self, answers: Sequence[Answer]) -> dict[str, Any]:
+        with self._database.engine.connect() as connection:
+            left = count_letters(connection, self._database.messaging).open
+        told = Counter(answer.outcome for answer in answers)
+        return {
+            **{str(outcome): told[outcome] for outcome in Redone},
+            "left": left,
+            "letters": [
+                {"id": a.letter_id, "outcome": str(a.outcome), "reason": a.reason}
+                for a in answers
+                if a.outcome is not Redone.REDONE
+            ],
+        }
+
+    def requeue(self, keys: Sequence[str] | None) -> int:
+        with self._database.engine.begin() as connection:
+            return requeue(connection, self._database.messaging, keys)
+
+    def audit(self, since: datetime | None) -> dict[str, Any]:
+        try:
+            return auditing.as_json(auditing.audit(self._database, self._broker, since))
+        except NotCapable as error:
+            raise CannotDo(f"{error}: without an audit log there is nothing to compare; set AUDIT=true") from error
+
+    def follow(self, name: str) -> dict[str, Any]:
+        events, moments = auditing.follow(self._database, self._broker, name)
+        return {
+            "about": name,
+            "events": [{**event._asdict(), "occurred_at": event.occurred_at.isoformat()} for event in events],
+            "moments": [{**m._asdict(), "at": m.at.isoformat() if m.at else None} for m in moments],
+        }
+
+    def replay(
+        self,
+        group: str,
+        event_ids: Sequence[str] | None,
+        since: datetime | None,
+        from_beginning: bool,
+        source: Literal["events", "broker"],
+    ) -> dict[str, Any]:
+        self._known(group)
+        if source == "broker":
+            return self._replay_by_the_broker(group, event_ids, since, from_beginning)
+        if from_beginning:
+            self._forget(group)
+        done = self._replay_events(group, event_ids, since)
+        return {
+            "group": group,
+            "source": source,
+            "applied": done.applied,
+            "passedOver": done.passed_over,
+            "failed": [failed._asdict() for failed in done.failed],
+        }
+
+    def _replay_events(self, group: str, event_ids: Sequence[str] | None, since: datetime | None) -> Replay:
+        return replay(
+            self._database.engine,
+            self._database.messaging,
+            group,
+            self._setups[group],
+            GROUPS[group].takes,
+            event_ids=event_ids,
+            since=since,
+            probe=self._probe,
+        )
+
+    def _replay_by_the_broker(
+        self, group: str, event_ids: Sequence[str] | None, since: datetime | None, from_beginning: bool
+    ) -> dict[str, Any]:
+        if event_ids is not None:
+            raise CannotDo("a broker goes back to an instant, not to single events; leave the source at `events`")
+        if from_beginning:
+            self._own_tables(group)
+        admin = self._broker.admin()
+        try:
+            # First the position, which is refused while members are connected: then nothing is handled in between.
+            admin.replay(group, since)
+        except NotCapable as error:
+            raise CannotDo(f"{error}. The source `events` replays from the event table instead") from error
+        finally:
+            admin.close()
+        if from_beginning:
+            self._forget(group)
+        return {"group": group, "source": "broker", "moved": True, "then": f"start `testbed consume {group}`"}
+
+    def _forget(self, group: str) -> None:
+        own = self._own_tables(group)
+        with self._database.engine.begin() as connection:
+            forget(connection, self._database.messaging, group, own)
+
+    def _own_tables(self, group: str) -> Sequence[Any]:
+        own_tables = GROUPS[group].own_tables
+        if own_tables is None:
+            raise CannotDo(
+                f"the effects of {group} cannot be recomputed from the beginning: they moved stock, money or mail. "
+                "Name event ids or an instant: then what it never applied is applied"
+            )
+        return own_tables(self._database.shop)
+
+    def _known(self, group: str) -> None:
+        if group not in GROUPS:
+            raise CannotDo(f"no consumer group {group!r}; use one of {', '.join(GROUPS)}")

@@ -1,0 +1,233 @@
+"""What people on call do to a live system, on every broker: dead letters, parked keys, audit, replay, trace."""
+
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from typer.testing import CliRunner
+
+from analysis.rendering.closing import closing_report
+from core.effects.table import GROUPS
+from core.messaging.topology import DEAD_LETTER_GROUP
+from testbed import wiring
+from testbed.cli import app
+from testbed.settings import SettingError
+from tests.system.api_server import ORDER, problem_of
+from tests.system.live_shop import ALL_GROUPS, BROKERS, PRODUCTS, LiveShop, ids_in, likes_of, live_shop, settings_for
+
+APPLIED = "SELECT count(*) FROM inbox WHERE consumer_group = :group"
+METRICS = "SELECT product_id, likes, views FROM product_metrics ORDER BY product_id"
+
+
+@pytest.fixture(params=BROKERS)
+def shop(request: pytest.FixtureRequest, database: str) -> Iterator[LiveShop]:
+    with live_shop(settings_for(request.param, database, request)) as running:
+        yield running
+
+
+@pytest.mark.row("S4.9", "S3.19")
+def test_a_hundred_letters_are_redone_once_the_cause_is_mended_and_a_second_call_does_nothing(shop: LiveShop) -> None:
+    shop.write("ALTER TABLE product_metrics ADD CONSTRAINT broken CHECK (likes < 0)")
+    shop.start("relay", "product-metrics", DEAD_LETTER_GROUP)
+    ids = shop.commit_likes(100)
+    shop.await_count("SELECT count(*) FROM failed_event WHERE consumer_group = 'product-metrics'", 100)
+    assert shop.count(APPLIED, group="product-metrics") == 0
+    ask = {"stream": None, "group": "product-metrics", "limit": 200}
+    problem_of(shop.call("POST", "/admin/retry-dlq", json=ask), 403)
+    still = shop.call("POST", "/admin/retry-dlq", admin=True, json=ask).json()
+    assert (still["redone"], still["failed"], still["left"]) == (0, 100, 100)
+    assert "broken" in still["letters"][0]["reason"]
+
+    shop.write("ALTER TABLE product_metrics DROP CONSTRAINT broken")
+    elsewhere = shop.call("POST", "/admin/retry-dlq", admin=True, json={"group": "product-metrics"}).json()
+    assert (elsewhere["redone"], elsewhere["left"]) == (0, 100), "the default is the stream ticket-applied"
+    first = shop.call("POST", "/admin/retry-dlq", admin=True, json=ask).json()
+    second = shop.call("POST", "/admin/retry-dlq", admin=True, json=ask).json()
+    assert (first["redone"], first["left"]) == (100, 0)
+    assert (second["redone"], second["closed"], second["left"]) == (0, 0, 0)
+    applied = shop.rows("SELECT CAST(event_id AS text) FROM effect WHERE consumer_group = 'product-metrics'")
+    assert sorted(id_ for (id_,) in applied) == sorted(ids)
+
+
+@pytest.mark.row("S4.11", "S4.12", "S4.14", "S4.15")
+def test_the_audit_finds_every_planted_loss_and_phantom_and_nothing_else_and_replay_mends_them(shop: LiveShop) -> None:
+    shop.start("relay", "product-metrics")
+    kept = shop.commit_likes(2_000)
+    lost = shop.commit_likes(50, with_pending=False)
+    phantoms = likes_of(5, "nobody")
+    assert all(outcome.is_confirmed for outcome in shop.broker.publisher().publish(phantoms, 20))
+    shop.await_count("SELECT count(*) FROM pending", 0)
+    shop.await_count(APPLIED, 2_005, group="product-metrics")
+    swallowed, changed = kept[1_000:1_003], kept[1_500]
+    shop.write("DELETE FROM inbox WHERE CAST(event_id AS text) = ANY(:ids)", ids=swallowed)
+    shop.write("UPDATE event SET payload = '{\"productId\": 1}' WHERE CAST(event_id AS text) = :id", id=changed)
+
+    found = shop.call("GET", "/admin/audit", admin=True).json()
+    assert ids_in(found["missing"]) == set(lost)
+    assert ids_in(found["extra"]) == {phantom.id for phantom in phantoms}
+    assert [(d["id"], list(d["fields"])) for d in found["differing"]] == [(changed, ["data"])]
+    assert set(found["groups"]["product-metrics"]["lost"]) == {*lost, *swallowed}
+    assert (found["ledgerEvents"], found["logMessages"], found["malformed"]) == (2_050, 2_005, [])
+    assert found["exitCode"] == 1
+    assert found["ledgerDigest"] != found["logDigest"]
+    told = closing_report(found, 7, "abc")
+    assert "The books do not balance" in told
+    assert lost[0] in told
+
+    ask = {"group": "product-metrics", "eventIds": found["groups"]["product-metrics"]["lost"]}
+    problem_of(shop.call("POST", "/admin/replay", json=ask), 403)
+    mended = shop.call("POST", "/admin/replay", admin=True, json=ask).json()
+    again = shop.call("POST", "/admin/replay", admin=True, json=ask).json()
+    assert (mended["applied"], mended["passedOver"], mended["failed"]) == (53, 0, [])
+    assert (again["applied"], again["passedOver"]) == (0, 53)
+    assert shop.operations.audit(None)["groups"]["product-metrics"]["lost"] == []
+
+    where = shop.call("GET", "/admin/audit", admin=True, params={"about": kept[0]}).json()
+    steps = {moment["step"] for moment in where["moments"] if moment["event_id"] == kept[0]}
+    assert steps == {"committed", "cleared", "on_the_wire", "applied"}
+
+
+@pytest.mark.row("S4.12")
+def test_an_audit_of_a_system_at_work_calls_nothing_lost(shop: LiveShop) -> None:
+    shop.start("relay")
+    shop.commit_likes(300)
+    shop.await_count("SELECT count(*) FROM pending", 0)
+    waiting = shop.operations.audit(None)
+    assert (waiting["exitCode"], waiting["groups"]["product-metrics"]["lost"]) == (2, [])
+    assert waiting["groups"]["product-metrics"]["unsettled"] == 300
+    shop.start("product-metrics")
+    shop.await_count(APPLIED, 300, group="product-metrics")
+    shop.stop("relay")
+    shop.commit_likes(10)
+    later = shop.operations.audit(None)
+    assert (later["exitCode"], later["waitingEvents"], later["missing"]) == (2, 10, [])
+    shop.start("relay")
+    shop.await_count(APPLIED, 310, group="product-metrics")
+    done = shop.operations.audit(None)
+    assert (done["exitCode"], done["ledgerDigest"]) == (0, done["logDigest"])
+    assert "Nothing is missing" in closing_report(done, 7, None)
+    since = shop.operations.audit(datetime.now(UTC))
+    assert (since["ledgerEvents"], since["logMessages"], since["exitCode"]) == (0, 0, 0)
+
+
+@pytest.mark.row("S0.21")
+def test_a_replay_from_the_beginning_equals_a_fresh_build_and_no_other_group_sees_it(shop: LiveShop) -> None:
+    others = [group for group in GROUPS if group != "product-metrics"]
+    shop.start("relay", *GROUPS)
+    shop.commit_likes(300)
+    assert shop.call("POST", "/api/v1/orders", json=ORDER).status_code == 201
+    shop.await_count(APPLIED, 300, group="product-metrics")
+    shop.await_count(APPLIED, 1, group="inventory-service")
+    fresh, before = shop.rows(METRICS), shop.rows("SELECT * FROM inbox WHERE consumer_group = ANY(:g)", g=others)
+    assert len(fresh) == PRODUCTS
+    shop.write("UPDATE product_metrics SET likes = likes + 7 WHERE product_id < 50")
+
+    ask = {"group": "product-metrics", "fromBeginning": True}
+    answer = shop.call("POST", "/admin/replay", admin=True, json=ask).json()
+    assert answer["applied"] + answer["passedOver"] == 300
+    shop.await_count(APPLIED, 300, group="product-metrics")
+    assert shop.rows(METRICS) == fresh
+    assert shop.rows("SELECT * FROM inbox WHERE consumer_group = ANY(:g)", g=others) == before
+    refused = problem_of(
+        shop.call("POST", "/admin/replay", admin=True, json={**ask, "group": "inventory-service"}), 409
+    )
+    assert "inventory-service" in refused["detail"]
+    assert shop.count(APPLIED, group="inventory-service") == 1
+
+    shop.stop("product-metrics")
+    moved = shop.call("POST", "/admin/replay", admin=True, json={**ask, "source": "broker"})
+    if shop.settings.broker == "rabbitmq":
+        assert "rabbitmq-quorum-pika cannot do this: it has no capability 'replay'" in problem_of(moved, 409)["detail"]
+        assert shop.rows(METRICS) == fresh, "what was refused changed nothing"
+    else:
+        assert moved.json()["moved"] is True
+        assert shop.rows(METRICS) == []
+        shop.start("product-metrics")
+        shop.await_count(APPLIED, 300, group="product-metrics")
+        assert shop.rows(METRICS) == fresh
+
+
+@pytest.mark.long
+@pytest.mark.row("S4.12")
+def test_an_audit_of_a_hundred_thousand_events_finds_fifty_losses_and_five_phantoms(shop: LiveShop) -> None:
+    shop.start("relay")
+    for _ in range(20):
+        shop.commit_likes(5_000)
+    lost = shop.commit_likes(50, with_pending=False)
+    phantoms = likes_of(5, "nobody")
+    assert all(outcome.is_confirmed for outcome in shop.broker.publisher().publish(phantoms, 20))
+    shop.await_count("SELECT count(*) FROM pending", 0, 300)
+    found = shop.operations.audit(None)
+    assert ids_in(found["missing"]) == set(lost)
+    assert ids_in(found["extra"]) == {phantom.id for phantom in phantoms}
+    assert (found["differing"], found["malformed"]) == ([], [])
+    assert (found["ledgerEvents"], found["exitCode"]) == (100_050, 1)
+
+
+@pytest.mark.row("S0.12")
+def test_parked_keys_go_again_when_someone_on_call_says_so(shop: LiveShop) -> None:
+    ids = shop.commit_likes(3)
+    shop.write(
+        "UPDATE pending SET parked_at = now(), next_try_at = now(), attempts = 5, last_error = 'too large' "
+        "WHERE key IN ('1', '2')"
+    )
+    shop.start("relay", "product-metrics")
+    shop.await_count(APPLIED, 1, group="product-metrics")
+    problem_of(shop.call("POST", "/admin/outbox/requeue", json={}), 403)
+    assert shop.call("POST", "/admin/outbox/requeue", admin=True, json={"keys": ["1"]}).json() == {"requeuedKeys": 1}
+    shop.await_count(APPLIED, 2, group="product-metrics")
+    assert shop.call("POST", "/admin/outbox/requeue", admin=True, json={}).json() == {"requeuedKeys": 1}
+    shop.await_count(APPLIED, len(ids), group="product-metrics")
+
+
+@pytest.mark.row("S0.44")
+def test_one_trace_joins_http_outbox_wire_and_effects(shop: LiveShop, tmp_path: Path) -> None:
+    shop.start("relay", *ALL_GROUPS)
+    key = f"key-{uuid4().hex}"
+    order_id = shop.call("POST", "/api/v1/orders", json=ORDER, headers={"Idempotency-Key": key}).json()["id"]
+    shop.await_count(APPLIED, 1, group="inventory-service")
+    shop.await_count("SELECT count(*) FROM pending", 0)
+    by_key, by_order = shop.operations.follow(key), shop.operations.follow(order_id)
+    assert by_key["moments"] == by_order["moments"]
+    (created,) = [event for event in by_key["events"] if event["type"] == "OrderCreated"]
+    steps = [moment["step"] for moment in by_key["moments"] if moment["event_id"] in ("", created["id"])]
+    assert steps[:4] == ["answered", "committed", "cleared", "on_the_wire"]
+    assert any(m["step"] == "applied" and m["what"].startswith("inventory-service") for m in by_key["moments"])
+    assert shop.operations.follow("nobody")["moments"] == []
+
+    shop.await_count(
+        "SELECT count(*) FROM inbox WHERE event_id = CAST(:id AS uuid)", _takers(created), id=created["id"]
+    )
+    if shop.settings.broker != "memory":
+        code, told = cli(shop, "trace", key)
+        assert (code, created["id"] in told, "on_the_wire" in told) == (0, True, True)
+        assert cli(shop, "trace", "nobody")[0] == 2
+        report = tmp_path / "closing.md"
+        assert cli(shop, "audit", "--out", str(report))[0] == 0
+        assert report.read_text().startswith("# Closing report of the audit\n\n**Nothing is missing.**")
+        shop.commit_likes(1, with_pending=False)
+        assert cli(shop, "audit", "--json")[0] == 1
+        assert cli(shop, "dlq", "list") == (0, "no dead letter\n")
+        assert cli(shop, "dlq", "list", "--parked") == (0, "no key is parked\n")
+        assert cli(shop, "dlq", "show", "1")[0] == 2
+        assert cli(shop, "dlq", "retry") == (0, "0 redone, 0 closed before, 0 failed again, 0 malformed, 0 open\n")
+        assert cli(shop, "replay", "product-metrics", "--since", "2020-01-01T00:00:00Z")[1].startswith("1 applied")
+        assert cli(shop, "replay", "inventory-service", "--from-beginning")[0] == 2
+    else:
+        with pytest.raises(SettingError, match="BROKER=memory lives in one process"):
+            cli(shop, "trace", key)
+
+
+def _takers(event: dict[str, Any]) -> int:
+    return sum(event["type"] in group.takes for group in GROUPS.values())
+
+
+def cli(shop: LiveShop, *words: str) -> tuple[int, str]:
+    """Exit code, and what was printed for people."""
+    done = CliRunner().invoke(app, list(words), env=wiring.as_environment(shop.settings))
+    if done.exception is not None and not isinstance(done.exception, SystemExit):
+        raise done.exception
+    return done.exit_code, done.stdout
