@@ -89,9 +89,10 @@ def run_experiment(
     recorder: Recorder,
     folder: Path,
     show: Callable[[Moment], None],
+    sets: Sequence[str] = (),
 ) -> None:
     """Fill `folder` with run.json, history/ and ledger/. Raises RunBroken or KeyboardInterrupt after doing so."""
-    run = _Run(scenario, broker, seed, system, recorder, folder, show)
+    run = _Run(scenario, broker, seed, system, recorder, folder, show, sets)
     try:
         run.load()
         run.heal()
@@ -109,6 +110,7 @@ class _Run:
     recorder: Recorder
     folder: Path
     show: Callable[[Moment], None]
+    sets: Sequence[str]
     started_at: str = field(default_factory=lambda: time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()))
     start_ns: int = 0
     struck: Sequence[Struck] = ()
@@ -208,6 +210,7 @@ class _Run:
             "scenario": self.scenario.name,
             "question": self.scenario.question,
             "seed": self.seed,
+            "sets": list(self.sets),
             "started_at": self.started_at,
             **self.system.describe(),
             "contract": list(self.scenario.forbids),

@@ -55,6 +55,10 @@ class RunFile(BaseModel):
     strategies: dict[str, Any] = {}
     roles: dict[str, int] = {}
     """How many processes of each kind."""
+    sets: list[str] | None = None
+    """The `--set` words it was run with; None: not known (an older run)."""
+    equivalents: list[dict[str, str]] = []
+    """Promise, and which setting of each broker gives it."""
     contract: list[str]
     """Names of the anomalies that this run promises not to show."""
     schedule: Schedule = Schedule()

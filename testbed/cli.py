@@ -11,7 +11,7 @@ import typer
 from core.messaging.errors import BrokerError
 from core.storage.database import DatabaseUnavailable
 from servers.lifecycle import ServerFailed
-from testbed import benches, doctor, experiments, judging, oncall, roles, services, shrinking, wiring
+from testbed import benches, comparing, doctor, experiments, judging, oncall, roles, services, shrinking, wiring
 from testbed.folders import state_folder
 from testbed.settings import SettingError, Settings, read_settings
 
@@ -27,6 +27,7 @@ app = typer.Typer(
 doctor.register(app)
 services.register(app)
 experiments.register(app)
+comparing.register(app)
 shrinking.register(app)
 judging.register(app)
 benches.register(app)

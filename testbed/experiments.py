@@ -1,10 +1,13 @@
-"""`testbed run`, `compare` and `bench`: experiments, with progress and time left, that leave a folder behind."""
+"""`testbed run`: one experiment, with progress and time left, that leaves a folder behind.
+
+Not here: many of them (`comparing`), their faults made fewer (`shrinking`), one part alone (`benches`).
+"""
 
 import contextlib
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,9 +17,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 
-from analysis.rendering.report import render
 from analysis.verdict import Verdict, write_verdict
-from benchmarks.matrix import QUICK, cells, is_done
 from benchmarks.phases import Moment, RunBroken, run_experiment
 from benchmarks.scenario import Fault, Scenario, ScenarioError, changed, load_scenario, names, place
 from faults.catalogue import FAULTS
@@ -43,7 +44,6 @@ Sets = Annotated[
 
 def register(app: typer.Typer) -> None:
     app.command()(run)
-    app.command()(compare)
 
 
 def run(
@@ -83,7 +83,7 @@ def run(
             / f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{planned.name}-{settings.broker}-{seed}"
         )
         with Board() as board:
-            verdict = run_once(planned, settings, folder, provider, board)
+            verdict = run_once(planned, settings, folder, provider, board, sets or [])
     tell(verdict, folder)
     raise typer.Exit(verdict.exit_code)
 
@@ -92,39 +92,6 @@ def _line(scenario: Scenario) -> str:
     able = [broker for broker in services.BROKERS if not scenario.needs & services.lacks(broker)]
     only = f" ({' and '.join(able)} only)" if len(able) < len(services.BROKERS) else ""
     return f"{scenario.name:30} {scenario.question}{only}"
-
-
-def compare(
-    out: Annotated[Path, typer.Option(help="Folder of the comparison; finished parts in it are not run again.")] = Path(
-        "reports/compare"
-    ),
-    quick: Annotated[bool, typer.Option("--quick", help="One scenario, once on each broker (the default).")] = True,
-    seed: Annotated[int, typer.Option(help="The same arrivals and faults on both brokers.")] = 1,
-    provider: Annotated[str, typer.Option(help="auto, native, docker or external.")] = "auto",
-    sets: Sets = None,
-) -> None:
-    """Run the same experiments on both brokers, one at a time, and write report.html, report.md and charts.
-
-    Exit 0 if every run kept its contract, 1 if one broke it, 2 if one could not tell.
-
-    Example: `testbed compare --quick --out reports/today`
-    """
-    plan = cells(QUICK)
-    verdicts = []
-    with could_not_run(), Board() as board:
-        for cell in plan:
-            folder = cell.folder(out)
-            if is_done(cell, out, seed):
-                console.print(f"{cell.scenario.name} on {cell.broker}: done before, kept")
-                verdicts.append(write_verdict(folder))
-                continue
-            shutil.rmtree(folder, ignore_errors=True)
-            planned, settings = prepare(cell.scenario.name, cell.broker, cell.seed(seed), sets or [])
-            verdicts.append(run_once(planned, settings, folder, provider, board))
-            tell(verdicts[-1], folder)
-        written = render([cell.folder(out) for cell in plan], out / "report.html")
-    console.print(f"report: {written}")
-    raise typer.Exit(max((verdict.exit_code for verdict in verdicts), default=COULD_NOT_RUN))
 
 
 def prepare(scenario: str, broker: str, seed: int, sets: list[str]) -> tuple[Scenario, Settings]:
@@ -221,8 +188,13 @@ def _faults(text: str, scenario: Scenario) -> Iterator[Fault]:
             raise ScenarioError(f"--set faults={word}: use NAME@AT_S+FOR_S, e.g. sigkill@10+2") from error
 
 
-def run_once(scenario: Scenario, settings: Settings, folder: Path, provider: str, board: "Board") -> Verdict:
-    """One experiment on fresh services of its own; its folder and its verdict. Nothing is left running."""
+def run_once(
+    scenario: Scenario, settings: Settings, folder: Path, provider: str, board: "Board", sets: Sequence[str] = ()
+) -> Verdict:
+    """One experiment on fresh services of its own; its folder and its verdict. Nothing is left running.
+
+    `sets`: the `--set` words that made the scenario and the settings what they are; kept, so that it can be repeated.
+    """
     if (folder / "run.json").exists():
         raise SettingError(f"{folder} holds a run already; name another folder with --out or remove it")
     folder.mkdir(parents=True, exist_ok=True)
@@ -237,7 +209,7 @@ def run_once(scenario: Scenario, settings: Settings, folder: Path, provider: str
             recorder = Recorder(folder / "history", "parent")
             lab = RunLab(running, settings, scenario, folder, recorder, proxy)
             try:
-                run_experiment(scenario, settings.broker, settings.seed, lab, recorder, folder, show)
+                run_experiment(scenario, settings.broker, settings.seed, lab, recorder, folder, show, sets)
             except RunBroken as error:
                 console.print(f"[red]run broken:[/red] {escape(str(error))}")
             finally:

@@ -11,6 +11,7 @@ from rich.console import Console
 from benchmarks.scenario import Scenario, changed
 from faults.schedule import Drawn
 from faults.shrinking import shrink as shorter
+from history.reader import read_run
 from testbed.experiments import Board, could_not_run, run_once, tell
 from testbed.settings import SettingError, Settings, read_settings
 
@@ -36,6 +37,7 @@ def shrink(
     with could_not_run(), Board() as board:
         scenario, settings = what_was_run(folder)
         broken = broken_promises(json.loads((folder / "verdict.json").read_text()))
+        given = [word for word in read_run(folder).sets or [] if not word.startswith("faults=")]
         if not broken:
             raise SettingError(f"{folder} broke no promise: there is nothing to shrink")
         runs = 0
@@ -43,7 +45,9 @@ def shrink(
         def fails(part: Sequence[Drawn]) -> bool:
             nonlocal runs
             runs += 1
-            verdict = run_once(part_of(scenario, part), settings, target / str(runs), provider, board)
+            verdict = run_once(
+                part_of(scenario, part), settings, target / str(runs), provider, board, [*given, as_set(part)]
+            )
             console.print(f"{runs}: {as_set(part)}")
             tell(verdict, target / str(runs))
             return bool(broken & broken_promises(verdict.fields))
