@@ -3,12 +3,13 @@
 The values are those that the adapters really use; only the words that join them are written here.
 """
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from brokers.kafka.config import KafkaConfig
-from brokers.rabbitmq.config import RabbitConfig
-from brokers.rabbitmq.effective import effective_settings
 from testbed.settings import Settings
+
+if TYPE_CHECKING:
+    from brokers.kafka.config import KafkaConfig
+    from brokers.rabbitmq.config import RabbitConfig
 
 
 class Equivalent(NamedTuple):
@@ -17,7 +18,10 @@ class Equivalent(NamedTuple):
     rabbitmq: str
 
 
-def kafka_config(settings: Settings) -> KafkaConfig:
+def kafka_config(settings: Settings) -> "KafkaConfig":
+    # Here and not above: a role on the one broker does without the other's client.
+    from brokers.kafka.config import KafkaConfig
+
     return KafkaConfig(
         bootstrap_servers=settings.kafka_bootstrap_servers,
         durability=settings.durability,
@@ -29,7 +33,9 @@ def kafka_config(settings: Settings) -> KafkaConfig:
     )
 
 
-def rabbit_config(settings: Settings) -> RabbitConfig:
+def rabbit_config(settings: Settings) -> "RabbitConfig":
+    from brokers.rabbitmq.config import RabbitConfig
+
     return RabbitConfig(
         url=settings.rabbitmq_url,
         management_url=settings.rabbitmq_management_url or None,
@@ -49,6 +55,8 @@ def broker_settings(settings: Settings) -> dict[str, dict[str, str]]:
                 role.pop("bootstrap.servers", None)
             return shown
         case "rabbitmq":
+            from brokers.rabbitmq.effective import effective_settings
+
             return effective_settings(rabbit_config(settings))
         case "memory":
             return {}
@@ -56,6 +64,8 @@ def broker_settings(settings: Settings) -> dict[str, dict[str, str]]:
 
 def equivalents(settings: Settings) -> list[Equivalent]:
     """The table that `testbed doctor --settings` and the report show."""
+    from brokers.rabbitmq.effective import effective_settings
+
     kafka = kafka_config(settings).effective_settings()
     rabbit = effective_settings(rabbit_config(settings))
     publisher, topic, reader = kafka["publisher"], kafka["topic"], kafka["subscriber"]

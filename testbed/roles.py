@@ -6,19 +6,12 @@ import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import uvicorn
-
-from core.api.app import create_app
 from core.effects.table import GROUPS
 from core.inbox.dead_letters import DeadLetterService
 from core.journey import NoProbe
 from core.messaging.ports import Broker
 from core.messaging.topology import DEAD_LETTER_GROUP
-from servers.outside_world.app import create_app as create_outside_world
-from servers.outside_world.record import Record, RecordInUse
-from servers.outside_world.world import World
 from testbed import wiring
-from testbed.operations import ShopOperations
 from testbed.settings import SettingError, Settings
 
 log = logging.getLogger(__name__)
@@ -26,6 +19,12 @@ log = logging.getLogger(__name__)
 
 def serve(settings: Settings) -> None:
     """The HTTP API. With BROKER=memory it is the whole system: relay and consumers run in its threads."""
+    # Here and not above: the other roles start in half the time without a web server's modules.
+    import uvicorn
+
+    from core.api.app import create_app
+    from testbed.operations import ShopOperations
+
     watch = wiring.open_watch(settings, "api")
     database = wiring.open_database(settings, pool_connections=40)
     broker = wiring.connect_broker(settings)
@@ -99,6 +98,12 @@ def consume(settings: Settings, groups: Sequence[str]) -> None:
 
 def outside_world(settings: Settings, port: int, record: Path) -> None:
     """The services outside the shop, until asked to stop. What they did before is read from `record`."""
+    import uvicorn
+
+    from servers.outside_world.app import create_app as create_outside_world
+    from servers.outside_world.record import Record, RecordInUse
+    from servers.outside_world.world import World
+
     watch = wiring.open_watch(settings, "outside")
     try:
         world = World(Record(record), settings.outside_world_behaviour, settings.seed)

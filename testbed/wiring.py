@@ -1,4 +1,5 @@
 """Put the parts together: the only place that names adapters and ablations, and turns settings into objects.
+What only one role or one broker needs is imported where it is used: each role is a process, and starts often.
 
 Not here: reading the environment (`settings`), running processes (`roles`, `lab`).
 """
@@ -8,26 +9,20 @@ import logging
 import random
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Group
 from rich.markup import escape
 from rich.table import Table
 from sqlalchemy import Engine, MetaData
 
-import brokers.kafka
-import brokers.memory
-import brokers.rabbitmq
 from ablations.consume import Consume, worker_class
 from ablations.publish import SINKS
 from ablations.relay import STRATEGIES as RELAYS
 from ablations.relay import MakesRelay, Runs, Seams, relay_factory
-from core.api.admin import Operations
-from core.api.app import Deps
-from core.api.tokens import ADMIN, TokenSettings, mint
 from core.commands.catalogue import seed_catalogue
 from core.commands.context import Context
 from core.domain.events import EVENT_TYPES
-from core.effects.outside_world import HttpOutsideWorld, OutsideWorld, SimulatedOutsideWorld
 from core.effects.table import GROUPS, topology
 from core.inbox.dead_letters import GroupSetup
 from core.inbox.handlers import Decode, known_types
@@ -46,6 +41,12 @@ from faults.crash import CrashProbe, parse_crash_point
 from history.recorder import Recorder
 from testbed.equivalence import broker_settings, equivalents, kafka_config, rabbit_config
 from testbed.settings import SettingError, Settings, read_settings
+
+if TYPE_CHECKING:
+    from core.api.admin import Operations
+    from core.api.app import Deps
+    from core.api.tokens import TokenSettings
+    from core.effects.outside_world import OutsideWorld
 
 log = logging.getLogger(__name__)
 
@@ -68,16 +69,22 @@ def open_database(settings: Settings, pool_connections: int = 10) -> Database:
 
 
 def connect_broker(settings: Settings) -> Broker:
-    """The adapter that BROKER names, for the shop's topology. Nothing connects yet."""
+    """The adapter that BROKER names, for the shop's topology, and no other's modules. Nothing connects yet."""
     shape = topology(settings.partitions, settings.topic_prefix, settings.audit)
     try:
         match settings.broker:
             case "kafka":
-                return brokers.kafka.connect(kafka_config(settings), shape)
+                from brokers import kafka
+
+                return kafka.connect(kafka_config(settings), shape)
             case "rabbitmq":
-                return brokers.rabbitmq.connect(rabbit_config(settings), shape)
+                from brokers import rabbitmq
+
+                return rabbitmq.connect(rabbit_config(settings), shape)
             case "memory":
-                return brokers.memory.connect(brokers.memory.MemoryConfig(), shape)
+                from brokers import memory
+
+                return memory.connect(memory.MemoryConfig(), shape)
     except ValueError as error:
         raise SettingError(str(error)) from error
 
@@ -187,14 +194,18 @@ def _decode() -> Decode:
 
 
 def api_deps(
-    settings: Settings, database: Database, sink: EventSink, probe: Probe, operations: Operations | None = None
-) -> Deps:
+    settings: Settings, database: Database, sink: EventSink, probe: Probe, operations: "Operations | None" = None
+) -> "Deps":
+    from core.api.app import Deps
+
     context = Context(database.engine, database.shop, sink, probe)
     return Deps(context, token_settings(settings), operations=operations)
 
 
-def outside_world(settings: Settings) -> OutsideWorld:
+def outside_world(settings: Settings) -> "OutsideWorld":
     """The world outside at OUTSIDE_WORLD_URL; in development without one a simulated one, which the log says."""
+    from core.effects.outside_world import HttpOutsideWorld, SimulatedOutsideWorld
+
     if settings.outside_world_url:
         return HttpOutsideWorld(settings.outside_world_url, settings.outside_world_timeout_s)
     if settings.environment != "development":
@@ -203,7 +214,9 @@ def outside_world(settings: Settings) -> OutsideWorld:
     return SimulatedOutsideWorld()
 
 
-def token_settings(settings: Settings) -> TokenSettings:
+def token_settings(settings: Settings) -> "TokenSettings":
+    from core.api.tokens import TokenSettings
+
     try:
         return TokenSettings(settings.secret)
     except ValueError as error:
@@ -212,6 +225,8 @@ def token_settings(settings: Settings) -> TokenSettings:
 
 def development_token(settings: Settings, subject: str, admin: bool = False, ttl_s: float = 3_600.0) -> str:
     """Signed with the same secret that the API checks. Raises SettingError outside development without a secret."""
+    from core.api.tokens import ADMIN, mint
+
     return mint(token_settings(settings), subject, scopes=(ADMIN,) if admin else (), ttl_s=ttl_s)
 
 

@@ -3,10 +3,8 @@
 from importlib.metadata import version
 from types import FunctionType
 
-import aiormq
 import pika
 
-from brokers.rabbitmq.aio_pika_link import AIORMQ_ATTRIBUTES, AioPikaLink
 from brokers.rabbitmq.config import RabbitConfig
 from brokers.rabbitmq.links import Link, LinkLost, Listener
 from brokers.rabbitmq.pika_link import PIKA_ATTRIBUTES, PIKA_METHODS, PikaLink
@@ -18,6 +16,10 @@ def check_client(config: RabbitConfig) -> None:
     if config.client == "pika":
         _check("pika", pika.SelectConnection, PIKA_METHODS, PIKA_ATTRIBUTES)
     else:
+        import aiormq
+
+        from brokers.rabbitmq.aio_pika_link import AIORMQ_ATTRIBUTES
+
         _check("aiormq", aiormq.Connection, (), AIORMQ_ATTRIBUTES)
 
 
@@ -36,6 +38,9 @@ def _check(client: str, kind: type, methods: tuple[str, ...], attributes: tuple[
 def new_link(config: RabbitConfig, listener: Listener) -> Link:
     if config.client == "pika":
         return PikaLink(config, listener)
+    # Here and not above: a process that uses pika starts without the other client.
+    from brokers.rabbitmq.aio_pika_link import AioPikaLink
+
     return AioPikaLink(config, listener)
 
 

@@ -13,7 +13,7 @@ from analysis.rendering.closing import closing_report
 from core.effects.table import GROUPS
 from core.messaging.topology import DEAD_LETTER_GROUP
 from testbed import wiring
-from testbed.cli import app
+from testbed.cli import application
 from testbed.settings import SettingError
 from tests.system.api_server import ORDER, problem_of
 from tests.system.live_shop import ALL_GROUPS, BROKERS, PRODUCTS, LiveShop, ids_in, likes_of, live_shop, settings_for
@@ -227,7 +227,7 @@ def _takers(event: dict[str, Any]) -> int:
 
 def cli(shop: LiveShop, *words: str) -> tuple[int, str]:
     """Exit code, and what was printed for people."""
-    done = CliRunner().invoke(app, list(words), env=wiring.as_environment(shop.settings))
+    done = CliRunner().invoke(application([]), list(words), env=wiring.as_environment(shop.settings))
     if done.exception is not None and not isinstance(done.exception, SystemExit):
         raise done.exception
     return done.exit_code, done.stdout

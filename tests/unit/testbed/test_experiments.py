@@ -7,7 +7,7 @@ from typer.testing import CliRunner
 
 from benchmarks.scenario import Fault, Load, Roles, ScenarioError, names
 from faults.catalogue import FAULTS
-from testbed.cli import app
+from testbed.cli import application
 from testbed.experiments import prepare
 from testbed.settings import SettingError
 
@@ -68,7 +68,7 @@ def test_every_supplied_scenario_can_be_run_or_names_what_the_broker_lacks(name:
 
 
 def test_the_list_shows_each_scenario_with_its_question_and_who_can_have_it() -> None:
-    lines = CliRunner().invoke(app, ["run", "--list"]).stdout.splitlines()
+    lines = CliRunner().invoke(application([]), ["run", "--list"]).stdout.splitlines()
     assert [line.split()[0] for line in lines] == names()
     assert all("?" in line for line in lines)
     assert [line.split()[0] for line in lines if line.endswith("(rabbitmq only)")] == ["disk-alarm", "memory-alarm"]
