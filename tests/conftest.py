@@ -1,9 +1,11 @@
 """Real services for the tests: started on first use, once a test process, ended with it (also on Ctrl-C).
 
 With several test processes (pytest-xdist) each has services of its own. What shares a set-up stays in one process: a
-file, and in the contract suite a broker profile. The long ones go first, so that no process works alone at the end.
+file, in the system tests of runs a broker, and in the contract suite a broker profile. The long ones go first, so that
+no process works alone at the end.
 """
 
+import os
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +22,9 @@ from testbed import services
 from tests.contract.profiles import PROFILES
 from tests.matrix import PROPERTY, Matrix
 
+# Tests wait for Kafka to start some sixty times: without its second compiler it starts with half the processor time.
+os.environ.setdefault("JAVA_TOOL_OPTIONS", "-XX:TieredStopAtLevel=1")
+
 LONGEST = ("tests/system/test_runs.py", "tests/contract/test_behaviours.py", "tests/chaos/")
 
 
@@ -34,7 +39,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
     for item in items:
         profile = next((value[1] for name, value in item.user_properties if name == PROPERTY), "")
-        item.add_marker(pytest.mark.xdist_group(f"{item.nodeid.partition('::')[0]} {profile}"))
+        file = item.nodeid.partition("::")[0]
+        if file == LONGEST[0]:
+            profile = "kafka" if "kafka" in item.name else "rabbitmq"
+        item.add_marker(pytest.mark.xdist_group(f"{file} {profile}"))
     items.sort(key=rank)
 
 
