@@ -30,7 +30,7 @@ from benchmarks.phases import RunBroken
 from benchmarks.scenario import Scenario
 from core.commands.catalogue import seed_catalogue
 from core.domain.events import EVENT_TYPES
-from core.effects.table import GROUPS
+from core.effects.table import Group
 from core.journey import Step
 from core.messaging.envelope import Envelope
 from core.messaging.errors import BrokerError
@@ -350,7 +350,7 @@ class RunLab:
                 owed = measure_depth(connection, self._database.messaging).depth_messages
                 parked = connection.execute(text(_HELD_BY_PARKED_KEYS)).scalar_one()
                 calls = count_reserved(connection, self._database.shop.outside_calls)
-            lags = [lag for group in GROUPS for lag in self.lag(group).values()]
+            lags = [lag for group in self.groups for lag in self.lag(group).values()]
         except (SQLAlchemyError, BrokerError):
             return None
         return owed - int(parked) + calls + sum(lag.lag_messages for lag in lags)
@@ -373,7 +373,7 @@ class RunLab:
 
     def export_ledger(self, folder: Path) -> None:
         assert self._database is not None
-        export_ledger(self._database.engine, folder)
+        export_ledger(self._database.engine, folder, self.groups)
 
     def history_files(self) -> list[str]:
         """Every file there is, and a name that is not there for each process that never opened one."""
@@ -431,6 +431,10 @@ class RunLab:
         for process in self._roles:
             parts.setdefault(process.name.partition("-")[0], []).append(process.pid)
         return parts
+
+    @property
+    def groups(self) -> Mapping[str, Group]:
+        return wiring.groups(self._settings)
 
     @property
     def database(self) -> wiring.Database:
@@ -556,7 +560,7 @@ class Sampler(threading.Thread):
                 depth = measure_depth(connection, self._lab.database.messaging)
                 self._recorder.outbox(depth.depth_messages, depth.age_s)
             with contextlib.suppress(BrokerError):
-                for group in GROUPS:
+                for group in self._lab.groups:
                     for topic, lag in self._lab.lag(group).items():
                         self._recorder.lag(group, topic, lag.lag_messages, lag.delay_s)
 

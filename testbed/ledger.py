@@ -1,11 +1,12 @@
 """Write the database's truth at the end of a run into `ledger/*.ndjson` (docs/history.md lists the fields)."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import orjson
 from sqlalchemy import Engine
 
-from core.effects.table import GROUPS
+from core.effects.table import Group
 
 _QUERIES = {
     "requests": "SELECT idempotency_key, resource_id AS order_id FROM request",
@@ -22,10 +23,13 @@ _QUERIES = {
     "stock_reservations": """SELECT r.order_id, i.product_id, i.quantity, r.status
                              FROM stock_reservation r JOIN stock_reservation_item i USING (order_id)""",
     "orders": "SELECT id AS order_id, status, total_amount FROM orders",
+    "order_lines": "SELECT order_id, product_id, quantity FROM order_items",
+    "payments": "SELECT transaction_key, order_id, status, amount FROM payment",
+    "sagas": "SELECT order_id, step, status, failure FROM saga_state",
 }
 
 
-def export_ledger(engine: Engine, folder: Path) -> None:
+def export_ledger(engine: Engine, folder: Path, groups: Mapping[str, Group]) -> None:
     """One repeatable-read snapshot of every table, streamed: ten million rows need no memory."""
     folder.mkdir(parents=True, exist_ok=True)
     connection = engine.raw_connection()
@@ -41,7 +45,7 @@ def export_ledger(engine: Engine, folder: Path) -> None:
     finally:
         connection.close()
     with (folder / "subscriptions.ndjson").open("wb") as file:
-        for group, spec in sorted(GROUPS.items()):
+        for group, spec in sorted(groups.items()):
             for event_type in sorted(spec.takes):
                 file.write(orjson.dumps({"group": group, "event_type": event_type}) + b"\n")
 

@@ -4,17 +4,25 @@ import logging
 import signal
 import threading
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from core.effects.table import GROUPS
 from core.inbox.dead_letters import DeadLetterService
+from core.inbox.retries import is_transient
 from core.journey import NoProbe
 from core.messaging.ports import Broker
 from core.messaging.topology import DEAD_LETTER_GROUP
 from testbed import wiring
 from testbed.settings import SettingError, Settings
 
+if TYPE_CHECKING:
+    from core.effects.outside_world import OutsideWorld
+
 log = logging.getLogger(__name__)
+
+SWEEP_EVERY_S = 1.0
+"""How often what hangs is looked for: calls to the outside world, sagas past their deadline."""
 
 
 def serve(settings: Settings) -> None:
@@ -36,7 +44,7 @@ def serve(settings: Settings) -> None:
         database.create()
         broker.admin().declare()
         beside = [_thread("relay", lambda: wiring.relay(settings, database, broker, watch.probe).run(stop))]
-        beside += _consumers(settings, database, broker, list(GROUPS), watch, stop)
+        beside += consumers(settings, database, broker, list(wiring.groups(settings)), watch, stop)
         for thread in beside:
             thread.start()
     try:
@@ -77,7 +85,7 @@ def consume(settings: Settings, groups: Sequence[str]) -> None:
     """Consume for `groups` (all if none is named), each in a thread of its own, until asked to stop."""
     if settings.broker == "memory":
         raise SettingError("BROKER=memory lives in one process: `testbed serve` runs its relay and consumers too")
-    known = [*GROUPS, DEAD_LETTER_GROUP]
+    known = [*wiring.groups(settings), DEAD_LETTER_GROUP]
     for group in groups:
         if group not in known:
             raise SettingError(f"no consumer group {group!r}; use some of {', '.join(known)}")
@@ -85,7 +93,7 @@ def consume(settings: Settings, groups: Sequence[str]) -> None:
     database = wiring.open_database(settings, pool_connections=4 + 2 * len(known))
     broker = wiring.connect_broker(settings)
     stop = _stop_on_signal()
-    threads = _consumers(settings, database, broker, groups or known, watch, stop)
+    threads = consumers(settings, database, broker, groups or known, watch, stop)
     for thread in threads:
         thread.start()
     try:
@@ -126,15 +134,23 @@ def outside_world(settings: Settings, port: int, record: Path) -> None:
         watch.close()
 
 
-def _consumers(
+def consumers(
     settings: Settings,
     database: wiring.Database,
     broker: Broker,
     groups: Sequence[str],
     watch: wiring.Watch,
     stop: threading.Event,
+    world: "OutsideWorld | None" = None,
 ) -> list[threading.Thread]:
+    """A thread for each group, and for what sweeps behind it; not started. `world`: not the one that settings name."""
     sink = wiring.event_sink(settings, database, broker, watch.probe)
+    called = world or wiring.outside_world(settings)
+    callers = {
+        group: wiring.outside_caller(settings, database, group, sink, called)
+        for group in groups
+        if group != DEAD_LETTER_GROUP
+    }
 
     def run(group: str) -> None:
         subscriber = broker.subscriber(group, settings.prefetch)
@@ -142,7 +158,9 @@ def _consumers(
             if group == DEAD_LETTER_GROUP:
                 DeadLetterService(database.engine, database.messaging, subscriber, watch.probe).run(stop)
             else:
-                wiring.worker(settings, database, subscriber, group, watch, sink).run(stop)
+                caller = callers[group]
+                call_outside = caller.call_for if caller else None
+                wiring.worker(settings, database, subscriber, group, watch, sink, call_outside).run(stop)
         except Exception:
             # A role with a silently missing group would look like a slow one: end the whole process.
             log.exception("consumer group ended", extra={"group": group})
@@ -151,7 +169,25 @@ def _consumers(
         finally:
             subscriber.close()
 
-    return [_thread(group, lambda group=group: run(group)) for group in groups]  # type: ignore[misc]
+    threads = [_thread(group, lambda group=group: run(group)) for group in groups]  # type: ignore[misc]
+    for group, caller in callers.items():
+        for number, work in enumerate(wiring.sweeps(settings, database, group, sink, caller), start=1):
+            threads.append(_thread(f"{group}-sweeper-{number}", partial(_sweep, group, work, stop)))
+    return threads
+
+
+def _sweep(group: str, work: Callable[[], int], stop: threading.Event) -> None:
+    """Now and then until `stop`: at once again while there is much to do. A database that is away is waited for."""
+    while not stop.wait(SWEEP_EVERY_S):
+        try:
+            while work() and not stop.is_set():
+                pass
+        except Exception as error:
+            if not is_transient(error):
+                log.exception("sweeper ended", extra={"group": group})
+                stop.set()
+                raise
+            log.warning("database failed, the sweeper waits", extra={"group": group, "error": str(error)})
 
 
 def _thread(name: str, run: Callable[[], None]) -> threading.Thread:

@@ -25,7 +25,8 @@ PublishStrategy = Literal[
 ]
 ConsumeStrategy = Literal["none", "ack-first", "check-then-act", "unique-constraint", "lock", "two-stage", "inbox"]
 SEAMS: dict[str, tuple[str, ...]] = {
-    "flow": ("saga",),
+    "flow": ("saga", "choreography_parallel", "sync"),
+    "saga": ("outbox", "two_writes"),
     "publish": ("outbox", "inline", "after_commit"),
     "relay.claim": ("lease", "none", "lock", "for_update", "skip_locked"),
     "relay.confirm": ("await", "none"),
@@ -91,6 +92,8 @@ class Settings(BaseSettings):
         BeforeValidator(_lower),
     ] = "default"
     after_dead_letter: Annotated[Literal["follow", "wait"], BeforeValidator(_lower)] = "follow"
+    saga_deadline_s: float = Field(60.0, gt=0.1, le=86_400)
+    """How long a step of an order's saga may take before the saga is wound up."""
     api_host: str = "127.0.0.1"
     api_port: int = Field(8000, ge=0, le=65_535)
     outside_world_url: str = ""

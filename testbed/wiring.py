@@ -7,28 +7,36 @@ Not here: reading the environment (`settings`), running processes (`roles`, `lab
 import json
 import logging
 import random
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.console import Group
+from rich.console import Group as Stacked
 from rich.markup import escape
 from rich.table import Table
 from sqlalchemy import Engine, MetaData
 
 from ablations.consume import Consume, worker_class
+from ablations.flow import FLOWS
 from ablations.publish import SINKS
 from ablations.relay import STRATEGIES as RELAYS
 from ablations.relay import MakesRelay, Runs, Seams, relay_factory
+from ablations.saga import SAGAS
 from core.commands.catalogue import seed_catalogue
 from core.commands.context import Context
+from core.commands.orders import create_order
 from core.domain.events import EVENT_TYPES
-from core.effects.table import GROUPS, topology
+from core.effects.order_saga import move_on_overdue, run_sagas
+from core.effects.table import Group, topology
 from core.inbox.dead_letters import GroupSetup
 from core.inbox.handlers import Decode, known_types
+from core.inbox.outside import OutsideCaller
 from core.inbox.retries import PRESETS
 from core.inbox.worker import Worker, WorkerOptions
 from core.journey import NoProbe, Probe
+from core.messaging.envelope import Envelope
 from core.messaging.ports import Broker, Delivery, Subscriber
 from core.outbox.doorbell import Doorbell
 from core.outbox.relay import RelayOptions
@@ -50,6 +58,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+RETRY_AFTER_S = 10.0
+"""After which a caller to the outside world that did not settle is believed dead."""
+
 
 @dataclass(frozen=True)
 class Database:
@@ -68,9 +79,22 @@ def open_database(settings: Settings, pool_connections: int = 10) -> Database:
     return Database(engine, metadata, messaging_tables(metadata), shop_tables(metadata))
 
 
+def groups(settings: Settings) -> Mapping[str, Group]:
+    """Every consumer group there is: seam `flow`."""
+    chosen = dict(FLOWS[settings.seam("flow")])
+    if "order-saga" in chosen:
+        saga = chosen["order-saga"]
+        chosen["order-saga"] = replace(
+            saga,
+            handler=partial(run_sagas, deadline_s=settings.saga_deadline_s),
+            sweep=partial(move_on_overdue, deadline_s=settings.saga_deadline_s),
+        )
+    return chosen
+
+
 def connect_broker(settings: Settings) -> Broker:
     """The adapter that BROKER names, for the shop's topology, and no other's modules. Nothing connects yet."""
-    shape = topology(settings.partitions, settings.topic_prefix, settings.audit)
+    shape = topology(settings.partitions, settings.topic_prefix, settings.audit, groups(settings))
     try:
         match settings.broker:
             case "kafka":
@@ -158,18 +182,58 @@ def relay(settings: Settings, database: Database, broker: Broker, probe: Probe) 
     return make(database.engine, database.messaging, broker.publisher(), options, probe)
 
 
+def outside_caller(
+    settings: Settings, database: Database, group: str, sink: EventSink, world: "OutsideWorld"
+) -> OutsideCaller | None:
+    """Makes the group's calls to the outside world; None for a group that makes none."""
+    calls = groups(settings)[group].calls
+    if calls is None:
+        return None
+    return OutsideCaller(
+        database.engine,
+        calls.table(database.shop),
+        calls.call(world),
+        settle=calls.settle(database.shop) if calls.settle else None,
+        sink=sink,
+        at_once=calls.at_once,
+        retry_after_s=RETRY_AFTER_S,
+    )
+
+
+def sweeps(
+    settings: Settings, database: Database, group: str, sink: EventSink, caller: OutsideCaller | None
+) -> list[Callable[[], int]]:
+    """What is to be done now and then beside the group's worker; each tells how much there was to do."""
+    found: list[Callable[[], int]] = []
+    if caller is not None:
+        found.append(caller.sweep)
+    sweep = groups(settings)[group].sweep
+    if sweep is not None:
+        found.append(partial(sweep, database.engine, database.shop, sink))
+    return found
+
+
 def worker(
-    settings: Settings, database: Database, subscriber: Subscriber, group: str, watch: Watch, sink: EventSink
+    settings: Settings,
+    database: Database,
+    subscriber: Subscriber,
+    group: str,
+    watch: Watch,
+    sink: EventSink,
+    call_outside: Callable[[Sequence[Envelope]], None] | None = None,
 ) -> Worker:
-    """Seams `ack`, `inbox`, `inbox.key`, `on_error`."""
-    spec = GROUPS[group]
+    """Seams `ack`, `inbox`, `inbox.key`, `on_error`, and `saga` of the group that runs them."""
+    spec = groups(settings)[group]
     options = WorkerOptions(
         batch_messages=settings.batch or spec.batch_messages,
         retry=PRESETS[settings.retry_policy],
         after_dead_letter=settings.after_dead_letter,
     )
     chosen = Consume(*(settings.seam(name.replace("inbox_key", "inbox.key")) for name in Consume._fields))
-    return worker_class(chosen)(
+    build = worker_class(chosen)
+    if group == "order-saga":
+        build = SAGAS[settings.seam("saga")](build)
+    return build(
         database.engine,
         database.messaging,
         subscriber,
@@ -179,6 +243,7 @@ def worker(
         watch.probe,
         sink=sink,
         decode=_decode(),
+        call_outside=call_outside,
         on_malformed=lambda delivery: watch.malformed(group, delivery),
         random=random.Random(settings.seed),
     )
@@ -186,7 +251,7 @@ def worker(
 
 def group_setups(settings: Settings, database: Database, sink: EventSink) -> dict[str, GroupSetup]:
     """What each group's worker would be built with: for redoing letters and replaying events."""
-    return {group: GroupSetup(spec.handler(database.shop), sink, _decode()) for group, spec in GROUPS.items()}
+    return {name: GroupSetup(spec.handler(database.shop), sink, _decode()) for name, spec in groups(settings).items()}
 
 
 def _decode() -> Decode:
@@ -196,10 +261,16 @@ def _decode() -> Decode:
 def api_deps(
     settings: Settings, database: Database, sink: EventSink, probe: Probe, operations: "Operations | None" = None
 ) -> "Deps":
+    """Seam `flow`, of which only `sync` changes what a request does."""
+    from ablations.flow.sync import SyncOrders
     from core.api.app import Deps
 
-    context = Context(database.engine, database.shop, sink, probe)
-    return Deps(context, token_settings(settings), operations=operations)
+    return Deps(
+        Context(database.engine, database.shop, sink, probe),
+        token_settings(settings),
+        operations=operations,
+        create_order=SyncOrders() if settings.seam("flow") == "sync" else create_order,
+    )
 
 
 def outside_world(settings: Settings) -> "OutsideWorld":
@@ -245,7 +316,7 @@ def effective_settings(settings: Settings) -> dict[str, object]:
     return {**settings.model_dump(exclude=hidden), settings.broker: broker_settings(settings)}
 
 
-def settings_table() -> Group:
+def settings_table() -> Stacked:
     """Equivalent settings of both brokers, then everything in force here; secrets hidden."""
     settings = read_settings()
     same = Table(title="The same promise on both brokers", show_lines=True)
@@ -264,4 +335,4 @@ def settings_table() -> Group:
                     effective.add_row(escape(f"{name} {role} {key}".strip()), escape(str(text)))
         else:
             effective.add_row(name.upper(), escape(str(value)))
-    return Group(same, effective)
+    return Stacked(same, effective)

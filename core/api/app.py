@@ -12,6 +12,7 @@ from core.api.orders import orders_router
 from core.api.products import products_router
 from core.api.tokens import TokenSettings
 from core.commands.context import Context
+from core.commands.orders import CreatesOrder, create_order
 
 
 @dataclass(frozen=True)
@@ -21,13 +22,18 @@ class Deps:
     max_body_bytes: int = MAX_BODY_BYTES
     operations: Operations | None = None
     """What the routes below /admin do; without it they are not there."""
+    create_order: CreatesOrder = create_order
+    """Seam `flow`: what a request for an order does before it is answered."""
 
 
 def create_app(deps: Deps) -> FastAPI:
     """Every path below /api/v1 answers below /api too."""
     app = FastAPI(title="The shop", version="1", description="Orders, by events, on Kafka or RabbitMQ.")
     problems.install(app)
-    for router in (orders_router(deps.context, deps.tokens), products_router(deps.context, deps.tokens)):
+    for router in (
+        orders_router(deps.context, deps.tokens, deps.create_order),
+        products_router(deps.context, deps.tokens),
+    ):
         app.include_router(router, prefix="/api/v1")
         app.include_router(router, prefix="/api", include_in_schema=False)
 

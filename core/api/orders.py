@@ -12,7 +12,7 @@ from core.api.models import CancelRequest, OrderAnswer, OrderPage, OrderRequest,
 from core.api.problems import Problem
 from core.api.tokens import TokenSettings, caller_of
 from core.commands.context import Context
-from core.commands.orders import CreateOrder, cancel_order, confirm_order, create_order
+from core.commands.orders import CreateOrder, CreatesOrder, cancel_order, confirm_order, create_order
 from core.commands.requests import ask_of
 from core.domain.orders import Line
 from core.queries.orders import find_order, list_orders
@@ -22,7 +22,7 @@ PROBLEMS = problems_of(400, 401, 413, 422, 503)
 CHANGE_PROBLEMS = problems_of(400, 401, 404, 409, 413, 422, 503)
 
 
-def orders_router(context: Context, tokens: TokenSettings) -> APIRouter:
+def orders_router(context: Context, tokens: TokenSettings, create: CreatesOrder = create_order) -> APIRouter:
     router = APIRouter(tags=["orders"], route_class=JsonRoute)
 
     @router.post("/orders", status_code=201, response_model=OrderAnswer, responses=PROBLEMS)
@@ -41,7 +41,7 @@ def orders_router(context: Context, tokens: TokenSettings) -> APIRouter:
             shipping_address=body.shipping_address,
         )
         ask = ask_of(caller.id, idempotency_key, "POST orders", command) if idempotency_key is not None else None
-        answer = create_order(context, command, correlation_id, ask)
+        answer = create(context, command, correlation_id, ask)
         order_id = orjson.loads(answer.body)["id"]
         headers = {"Location": f"/api/v1/orders/{order_id}", "X-Correlation-Id": correlation_id}
         if answer.is_repeat:

@@ -1,7 +1,8 @@
 """inventory-service: hold the stock an order asks for, keep it when the order is confirmed, put it back when cancelled.
 
 A batch reads and locks what it touches in key order (reservations, then products), is decided in memory, and written
-with one statement a table. An order's events come in order, so a cancellation never overtakes its order.
+with one statement a table. Commands and the order's own events are two topics, so a cancellation may overtake the
+request: it leaves a note that refuses the request.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,14 +11,14 @@ from uuid import UUID
 from sqlalchemy import Connection, bindparam, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 
-from core.domain.events import Event, OrderCancelled, OrderConfirmed, OrderCreated
-from core.domain.inventory import Reservation, ReservationStatus, Stock, quantities_of
-from core.effects.payloads import read
+from core.domain.events import Event, OrderCancelled, OrderConfirmed, Raised, ReleaseInventory, ReserveInventory
+from core.domain.inventory import Reservation, ReservationStatus, Stock
+from core.effects.payloads import follow_up, read
 from core.inbox.handlers import Done, GroupHandler, HandlerResult, Ignored
 from core.messaging.envelope import Envelope
 from core.storage.shop import ShopTables
 
-TAKES = frozenset({"OrderCreated", "OrderConfirmed", "OrderCancelled"})
+TAKES = frozenset({"ReserveInventory", "ReleaseInventory", "OrderConfirmed", "OrderCancelled"})
 
 
 def keep_stock(shop: ShopTables) -> GroupHandler:
@@ -25,32 +26,44 @@ def keep_stock(shop: ShopTables) -> GroupHandler:
 
     def handle(connection: Connection, envelopes: Sequence[Envelope]) -> HandlerResult:
         events = [read(envelope, Event) for envelope in envelopes]
-        stock = _load(connection, shop, events)
-        done = [_decide(stock, event) for event in events]
+        stock = _load(connection, shop, events, sorted({envelope.key for envelope in envelopes}))
+        done: list[Done] = []
+        publish: list[Envelope] = []
+        for event, envelope in zip(events, envelopes, strict=True):
+            what, raised = _decide(stock, event)
+            done.append(what)
+            if raised is not None:
+                publish.append(follow_up(raised, envelope))
         _store(connection, shop, stock)
-        return HandlerResult(done)
+        return HandlerResult(done, publish)
 
     return handle
 
 
-def _decide(stock: Stock, event: Event) -> Done:
+def _decide(stock: Stock, event: Event) -> tuple[Done, Raised | None]:
     match event:
-        case OrderCreated():
-            return "stock_held" if stock.reserve(event.order_id, quantities_of(event.items)) else "stock_refused"
+        case ReserveInventory():
+            raised = stock.reserve(event)
+            if raised is None:
+                return Ignored("it was refused before"), None
+            return ("stock_held" if stock.is_held(event.order_id) else "stock_refused"), raised
         case OrderConfirmed():
-            return "stock_confirmed" if stock.confirm(event.order_id) else Ignored("nothing is held")
-        case OrderCancelled():
-            return "stock_released" if stock.release(event.order_id, event.reason) else Ignored("nothing is held")
+            raised = stock.confirm(event.order_id)
+            return ("stock_confirmed" if raised else Ignored("nothing is held")), raised
+        case ReleaseInventory() | OrderCancelled():
+            is_early = event.order_id not in stock.reservations
+            raised = stock.release(event.order_id, event.reason)
+            if is_early:
+                return "release_noted", None
+            return ("stock_released" if raised else Ignored("nothing is held")), raised
         case _:
-            return Ignored("not a matter of stock")
+            return Ignored("not a matter of stock"), None
 
 
-def _load(connection: Connection, shop: ShopTables, events: Sequence[Event]) -> Stock:
+def _load(connection: Connection, shop: ShopTables, events: Sequence[Event], order_ids: Sequence[str]) -> Stock:
     """What the events touch, locked until the transaction ends."""
-    created = [event for event in events if isinstance(event, OrderCreated)]
-    later = [event.order_id for event in events if isinstance(event, (OrderConfirmed, OrderCancelled))]
-    reservations = _reservations(connection, shop, sorted({*later, *(event.order_id for event in created)}))
-    products = {item.product_id for event in created for item in event.items}
+    reservations = _reservations(connection, shop, order_ids)
+    products = {item.product_id for event in events if isinstance(event, ReserveInventory) for item in event.items}
     products.update(product for reservation in reservations.values() for product in reservation.quantities)
     product = shop.product
     rows = connection.execute(

@@ -1,4 +1,4 @@
-"""product-metrics: likes and views of each product, added up over a batch and written by one atomic statement.
+"""product-metrics: sales, likes and views of each product, added up over a batch and written by one atomic statement.
 
 Added to in the database, never read and written back: two processes of the group cannot lose each other's counts.
 """
@@ -9,48 +9,48 @@ from collections.abc import Sequence
 from sqlalchemy import BigInteger, Connection, bindparam, func, select
 from sqlalchemy.dialects.postgresql import ARRAY, insert
 
-from core.domain.events import Event, LikeChanged, ProductViewed
+from core.domain.events import Event, LikeChanged, ProductSold, ProductViewed
 from core.effects.payloads import read
 from core.inbox.handlers import Done, GroupHandler, HandlerResult, Ignored
 from core.messaging.envelope import Envelope
 from core.storage.shop import ShopTables
 
-TAKES = frozenset({"LikeChanged", "ProductViewed"})
+TAKES = frozenset({"LikeChanged", "ProductViewed", "ProductSold"})
+COUNTS = ("likes", "views", "sales")
 
 
 def count_facts(shop: ShopTables) -> GroupHandler:
     """The group's handler."""
     metrics = shop.product_metrics
-    arrays = [bindparam(name, type_=ARRAY(BigInteger)) for name in ("products", "likes", "views")]
-    given = func.unnest(*arrays).table_valued("product_id", "likes", "views").render_derived()
+    arrays = [bindparam(name, type_=ARRAY(BigInteger)) for name in ("products", *COUNTS)]
+    given = func.unnest(*arrays).table_valued("product_id", *COUNTS).render_derived()
     # Sorted by the caller: rows are locked in key order, so two workers do not deadlock.
-    statement = insert(metrics).from_select(["product_id", "likes", "views"], select(given))
+    statement = insert(metrics).from_select(["product_id", *COUNTS], select(given))
     add_all = statement.on_conflict_do_update(
         index_elements=[metrics.c.product_id],
-        set_={
-            "likes": metrics.c.likes + statement.excluded.likes,
-            "views": metrics.c.views + statement.excluded.views,
-        },
+        set_={name: metrics.c[name] + statement.excluded[name] for name in COUNTS},
     )
 
     def handle(connection: Connection, envelopes: Sequence[Envelope]) -> HandlerResult:
-        likes: Counter[int] = Counter()
-        views: Counter[int] = Counter()
+        counts: dict[str, Counter[int]] = {name: Counter() for name in COUNTS}
         done: list[Done] = []
         for envelope in envelopes:
             match read(envelope, Event):
                 case LikeChanged(product_id=product_id, delta=delta):
-                    likes[product_id] += delta
+                    counts["likes"][product_id] += delta
                     done.append("likes_changed")
                 case ProductViewed(product_id=product_id):
-                    views[product_id] += 1
+                    counts["views"][product_id] += 1
                     done.append("view_counted")
+                case ProductSold(product_id=product_id, quantity=quantity):
+                    counts["sales"][product_id] += quantity
+                    done.append("sale_counted")
                 case _:
                     done.append(Ignored("not a fact about a product"))
-        products = sorted(likes.keys() | views.keys())
+        products = sorted(set().union(*counts.values()))
         if products:
-            counts = {"likes": [likes[key] for key in products], "views": [views[key] for key in products]}
-            connection.execute(add_all, {"products": products, **counts})
+            added = {name: [of[key] for key in products] for name, of in counts.items()}
+            connection.execute(add_all, {"products": products, **added})
         return HandlerResult(done)
 
     return handle

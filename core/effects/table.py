@@ -3,11 +3,12 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import Table
+from sqlalchemy import Engine, Table
 
 from core.domain.events import EVENT_TYPES
-from core.effects import inventory_service, product_metrics
-from core.inbox.handlers import GroupHandler
+from core.effects import inventory_service, order_saga, order_service, payment_service, product_metrics
+from core.effects.outside_calls import OutsideCalls
+from core.inbox.handlers import EventSink, GroupHandler
 from core.messaging.topology import Route, Topology
 from core.storage.shop import ShopTables
 
@@ -21,25 +22,40 @@ class Group:
     own_tables: Callable[[ShopTables], Sequence[Table]] | None = None
     """Tables that hold nothing but this group's effects: emptied when all of them are recomputed. None: they cannot
     be, for money, stock or mail has moved."""
+    calls: OutsideCalls | None = None
+    """Calls to the outside world that its handler reserves."""
+    sweep: Callable[[Engine, ShopTables, EventSink], int] | None = None
+    """Run now and then beside its worker; how much there was to do."""
 
 
 GROUPS: Mapping[str, Group] = {
     "inventory-service": Group(inventory_service.TAKES, inventory_service.keep_stock, 100),
+    "payment-service": Group(
+        payment_service.TAKES,
+        payment_service.take_payments,
+        100,
+        calls=payment_service.CALLS,
+    ),
+    "order-saga": Group(order_saga.TAKES, order_saga.run_sagas, 100, sweep=order_saga.move_on_overdue),
+    "order-service": Group(order_service.TAKES, order_service.obey, 100),
     "product-metrics": Group(
         product_metrics.TAKES, product_metrics.count_facts, 3_000, own_tables=lambda shop: (shop.product_metrics,)
     ),
 }
 
 
-def topology(partitions: int = 3, prefix: str = "", audit: bool = True) -> Topology:
-    """Routes of every event type that a group takes and the subscriptions of every group; checked."""
-    taken = frozenset().union(*(group.takes for group in GROUPS.values()))
+def topology(
+    partitions: int = 3, prefix: str = "", audit: bool = True, groups: Mapping[str, Group] = GROUPS
+) -> Topology:
+    """Routes of every registered event type and the subscriptions of these groups; checked."""
+    taken = frozenset().union(*(group.takes for group in groups.values()))
     result = Topology(
-        routes={name: Route(kind.topic, kind.event_key) for name, kind in EVENT_TYPES.items() if name in taken},
-        subscriptions={name: group.takes for name, group in GROUPS.items()},
+        routes={name: Route(kind.topic, kind.event_key) for name, kind in EVENT_TYPES.items()},
+        subscriptions={name: group.takes for name, group in groups.items()},
         partitions=partitions,
         prefix=prefix,
         audit=audit,
+        audit_only=frozenset(EVENT_TYPES) - taken,
     )
     result.check()
     return result

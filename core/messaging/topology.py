@@ -32,6 +32,8 @@ class Topology:
     """Keep an audit log of every topic (Kafka: the log itself; RabbitMQ: a stream)."""
     prefix: str = ""
     """Put before every topic name on the broker, so that tests and testbeds can share one."""
+    audit_only: frozenset[str] = frozenset()
+    """Event types that no group takes and that are published all the same: the audit log keeps them."""
     extra_topics: frozenset[str] = field(default_factory=frozenset)
     """Topics to declare although no route names them (tests of unroutable topics)."""
 
@@ -58,7 +60,9 @@ class Topology:
         """
         taken = frozenset().union(*self.subscriptions.values()) if self.subscriptions else frozenset()
         for name in self.routes:
-            if name not in taken:
+            if name in self.audit_only and not self.audit:
+                raise UnroutedType(name, "would go to the audit log alone, and that is off; subscribe a group")
+            if name not in taken | self.audit_only:
                 raise UnroutedType(name, "has no consumer group; subscribe one or remove its route")
         for name in sorted(taken - self.routes.keys()):
             raise UnroutedType(name, "is subscribed but has no route; add it to the routing table")

@@ -24,6 +24,8 @@ from sqlalchemy import (
     text,
 )
 
+from core.storage.outside_calls import outside_call_table
+
 
 @dataclass(frozen=True)
 class ShopTables:
@@ -33,6 +35,10 @@ class ShopTables:
     order_number: Sequence
     stock_reservation: Table
     stock_reservation_item: Table
+    payment: Table
+    payment_call: Table
+    """What the gateway is asked for: core.inbox.outside."""
+    saga_state: Table
     product_like: Table
     product_metrics: Table
     request: Table
@@ -40,7 +46,7 @@ class ShopTables:
     @property
     def outside_calls(self) -> tuple[Table, ...]:
         """Every table of calls to the outside world."""
-        return ()
+        return (self.payment_call,)
 
 
 def shop_tables(metadata: MetaData, schema: str | None = None) -> ShopTables:
@@ -87,6 +93,8 @@ def shop_tables(metadata: MetaData, schema: str | None = None) -> ShopTables:
         Column("seller_id", String(100), nullable=False),
         Column("quantity", Integer, nullable=False),
         Column("price", Numeric(12, 2), nullable=False),
+        # What its seller has said of it: SHIPPED or DELIVERED; null until then.
+        Column("status", String(20)),
         schema=schema,
     )
     stock_reservation = Table(
@@ -109,6 +117,59 @@ def shop_tables(metadata: MetaData, schema: str | None = None) -> ShopTables:
         Column("quantity", Integer, nullable=False),
         schema=schema,
     )
+    payment = Table(
+        "payment",
+        metadata,
+        Column("transaction_key", String(100), primary_key=True),
+        Column("order_id", Uuid, nullable=False, unique=True),
+        # PENDING, COMPLETED, FAILED or CANCELLED.
+        Column("status", String(20), nullable=False),
+        Column("version", BigInteger, nullable=False),
+        # What is cancelled before it was asked for has none of these yet.
+        Column("order_number", String(40), nullable=False, server_default=text("''")),
+        Column("customer_id", String(100), nullable=False, server_default=text("''")),
+        Column("amount", Numeric(20, 2), nullable=False, server_default=text("0")),
+        Column("card_type", String(40), nullable=False, server_default=text("''")),
+        Column("method", String(40), nullable=False, server_default=text("''")),
+        Column("failure_reason", Text),
+        schema=schema,
+    )
+    payment_call = outside_call_table(
+        metadata,
+        "payment_call",
+        Column("order_id", Uuid, nullable=False),
+        # charge or cancel.
+        Column("action", String(10), nullable=False),
+        Column("amount", Numeric(20, 2), nullable=False),
+        Column("card_type", String(40), nullable=False),
+        # Of the command or event that asked for it, for the events that follow.
+        Column("correlation_id", String(100)),
+        schema=schema,
+    )
+    saga_state = Table(
+        "saga_state",
+        metadata,
+        Column("order_id", Uuid, primary_key=True),
+        # ORDER_CREATED, INVENTORY_RESERVED or PAYMENT_COMPLETED: the last step taken.
+        Column("step", String(20), nullable=False),
+        # RUNNING, COMPENSATING, COMPLETED or CANCELLED.
+        Column("status", String(20), nullable=False),
+        Column("failure", Text),
+        # Of the aggregate OrderSaga: commands given so far.
+        Column("version", BigInteger, nullable=False),
+        # Null once it has ended.
+        Column("deadline_at", DateTime(timezone=True)),
+        Column("order_number", String(40), nullable=False),
+        Column("customer_id", String(100), nullable=False),
+        Column("total_amount", Numeric(20, 2), nullable=False),
+        Column("card_type", String(40), nullable=False),
+        Column("payment_id", String(100)),
+        Column("payment_method", String(40)),
+        # Of the order, for commands that no event but the clock causes.
+        Column("correlation_id", String(100)),
+        schema=schema,
+    )
+    Index("saga_overdue", saga_state.c.deadline_at, postgresql_where=saga_state.c.deadline_at.is_not(None))
     product_like = Table(
         "product_like",
         metadata,
@@ -123,6 +184,8 @@ def shop_tables(metadata: MetaData, schema: str | None = None) -> ShopTables:
         Column("product_id", BigInteger, primary_key=True, autoincrement=False),
         Column("likes", BigInteger, nullable=False, server_default=text("0")),
         Column("views", BigInteger, nullable=False, server_default=text("0")),
+        # Pieces sold: counted when the order is paid.
+        Column("sales", BigInteger, nullable=False, server_default=text("0")),
         schema=schema,
     )
     request = Table(
@@ -146,6 +209,9 @@ def shop_tables(metadata: MetaData, schema: str | None = None) -> ShopTables:
         order_number=order_number,
         stock_reservation=stock_reservation,
         stock_reservation_item=stock_reservation_item,
+        payment=payment,
+        payment_call=payment_call,
+        saga_state=saga_state,
         product_like=product_like,
         product_metrics=product_metrics,
         request=request,
