@@ -1,4 +1,4 @@
-"""Whether the shop's own books balance once everything is drained: stock, reservations, orders, answers.
+"""Whether the shop's own books balance once everything is drained: stock, reservations, money, sagas, answers.
 
 Each invariant is judged from the ledger files it needs; one whose files the run did not write is not judged and says
 so nowhere else than by its absence. A status this module does not know makes its invariant undecided, never passed.
@@ -14,6 +14,14 @@ HOLDING = ("HELD", "CONFIRMED")
 
 NOT_HOLDING = ("RELEASED", "FAILED")
 
+NOT_PAID_FOR = ("PENDING", "CONFIRMED", "CANCELLED")
+
+PAID_FOR = ("PAID", "SHIPPED", "DELIVERED")
+"""Orders whose money and stock the shop has moved; those in other states moved nothing, or it was put back."""
+
+ENDED = ("COMPLETED", "CANCELLED")
+"""Sagas that have nothing left to do."""
+
 FILES = {
     "products": {"product_id": "VARCHAR", "initial_stock": "BIGINT", "stock": "BIGINT"},
     "stock_reservations": {
@@ -23,7 +31,23 @@ FILES = {
         "status": "VARCHAR",
     },
     "orders": {"order_id": "VARCHAR", "status": "VARCHAR", "total_amount": "DECIMAL(20, 2)"},
+    "order_lines": {"order_id": "VARCHAR", "product_id": "VARCHAR", "quantity": "BIGINT"},
+    "payments": {
+        "transaction_key": "VARCHAR",
+        "order_id": "VARCHAR",
+        "status": "VARCHAR",
+        "amount": "DECIMAL(20, 2)",
+    },
+    "sagas": {"order_id": "VARCHAR", "step": "VARCHAR", "status": "VARCHAR", "failure": "VARCHAR"},
+    "outside_calls": {"kind": "VARCHAR", "key": "VARCHAR", "amount": "DECIMAL(20, 2)"},
 }
+
+
+def _in_sql(words: tuple[str, ...]) -> str:
+    return "(" + ", ".join(f"'{word}'" for word in words) + ")"
+
+
+_HOLDING, _PAID_FOR, _ENDED = _in_sql(HOLDING), _in_sql(PAID_FOR), _in_sql(ENDED)
 
 
 @dataclass(frozen=True)
@@ -41,13 +65,22 @@ def shop_invariants(facts: Facts) -> dict[str, Invariant]:
     return {name: judge(facts) for name, (needs, judge) in INVARIANTS.items() if needs <= present}
 
 
-def _stock_conserved(facts: Facts) -> Invariant:
+def _not_understood(facts: Facts, name: str, words: tuple[str, ...]) -> Invariant | None:
+    """Undecided, if a row of `ledger_<name>` has a status of none of these words."""
     strange = facts.rows(
-        "SELECT DISTINCT status FROM ledger_stock_reservations WHERE upper(status) NOT IN (SELECT unnest(?))",
-        [*HOLDING, *NOT_HOLDING],
+        f"SELECT DISTINCT status FROM ledger_{name} WHERE upper(status) NOT IN {_in_sql(words)} ORDER BY 1"
     )
+    return Invariant(None, f"{name} have a status that is not understood: {strange[0][0]}") if strange else None
+
+
+def _strange_order(facts: Facts) -> Invariant | None:
+    return _not_understood(facts, "orders", (*PAID_FOR, *NOT_PAID_FOR))
+
+
+def _stock_conserved(facts: Facts) -> Invariant:
+    strange = _not_understood(facts, "stock_reservations", (*HOLDING, *NOT_HOLDING))
     if strange:
-        return Invariant(None, f"reservations have a status that is not understood: {strange[0][0]}")
+        return strange
     wrong = facts.rows(
         """SELECT p.product_id, p.initial_stock, p.stock, coalesce(h.held, 0)::BIGINT
         FROM ledger_products p FULL JOIN (
@@ -94,10 +127,95 @@ def _one_order_per_request(facts: Facts) -> Invariant:
     return Invariant(shared == 0, f"{shared} orders answer more than one idempotency key")
 
 
+def _stock_follows_order(facts: Facts) -> Invariant:
+    strange = _not_understood(facts, "stock_reservations", (*HOLDING, *NOT_HOLDING)) or _strange_order(facts)
+    if strange:
+        return strange
+    wrong = facts.rows(
+        f"""SELECT order_id, o.status, product_id, sum(wanted)::BIGINT, sum(held)::BIGINT FROM (
+            SELECT order_id, product_id, quantity AS wanted, 0 AS held FROM ledger_order_lines
+                WHERE order_id IN (SELECT order_id FROM ledger_orders WHERE status IN {_PAID_FOR})
+            UNION ALL SELECT order_id, product_id, 0, quantity FROM ledger_stock_reservations
+                WHERE upper(status) IN {_HOLDING})
+        JOIN ledger_orders o USING (order_id) WHERE o.status IN {_PAID_FOR} OR o.status = 'CANCELLED'
+        GROUP BY ALL HAVING sum(wanted) <> sum(held) ORDER BY 1, 3"""
+    )
+    if not wrong:
+        return Invariant(True, "every paid order holds what it asks for, and every cancelled one nothing")
+    order, status, product, wanted, held = wrong[0]
+    return Invariant(
+        False,
+        f"{len(wrong)} lines of orders, e.g. {order} ({status}) should hold {wanted} of product {product}, not {held}",
+    )
+
+
+def _payment_follows_order(facts: Facts) -> Invariant:
+    strange = _strange_order(facts)
+    if strange:
+        return strange
+    wrong = facts.rows(
+        f"""SELECT o.order_id, o.status, coalesce(p.status, 'none') FROM ledger_orders o
+        LEFT JOIN ledger_payments p ON p.order_id = o.order_id
+        WHERE (o.status IN {_PAID_FOR}) <> (coalesce(p.status, 'none') = 'COMPLETED')
+            OR (p.status = 'COMPLETED' AND p.amount <> o.total_amount) ORDER BY 1"""
+    )
+    if not wrong:
+        return Invariant(True, "exactly the orders that were paid have a completed payment, of their amount")
+    order, status, payment = wrong[0]
+    return Invariant(False, f"{len(wrong)} orders, e.g. {order} is {status}, its payment {payment}")
+
+
+def _money_conserved(facts: Facts) -> Invariant:
+    strange = _strange_order(facts)
+    if strange:
+        return strange
+    wrong = facts.rows(
+        f"""WITH moved AS (SELECT key, sum(amount) AS amount FROM ledger_outside_calls
+                WHERE kind IN ('payments', 'cancels', 'settlements') GROUP BY key),
+            owed AS (SELECT coalesce(p.transaction_key, o.order_id) AS key,
+                CASE WHEN o.status IN {_PAID_FOR} THEN o.total_amount ELSE 0 END AS amount
+                FROM ledger_orders o LEFT JOIN ledger_payments p ON p.order_id = o.order_id)
+        SELECT key, coalesce(owed.amount, 0), coalesce(moved.amount, 0) FROM owed FULL JOIN moved USING (key)
+        WHERE coalesce(owed.amount, 0) <> coalesce(moved.amount, 0) ORDER BY 1"""
+    )
+    if not wrong:
+        charged = facts.one("SELECT count(*) FROM ledger_outside_calls WHERE kind = 'payments' AND amount > 0")
+        return Invariant(True, f"{charged} charges: what was charged and kept is the total of each paid order")
+    key, owed, moved = wrong[0]
+    return Invariant(False, f"{len(wrong)} payments, e.g. {key}: {moved} charged less refunded, {owed} owed")
+
+
+def _final_states_kept(facts: Facts) -> Invariant:
+    wrong = facts.rows(
+        """SELECT c.aggregate_id, o.status, n.last_sequence - c.sequence FROM event c
+        JOIN (SELECT aggregate_id, max(sequence) AS last_sequence FROM event WHERE lower(aggregate_type) = 'order'
+            GROUP BY aggregate_id) n ON n.aggregate_id = c.aggregate_id
+        JOIN ledger_orders o ON o.order_id = c.aggregate_id
+        WHERE c.type = 'OrderCancelled' AND (n.last_sequence > c.sequence OR o.status <> 'CANCELLED') ORDER BY 1"""
+    )
+    if not wrong:
+        return Invariant(True, "no order changed after it was cancelled, and none was cancelled after its delivery")
+    order, status, later = wrong[0]
+    return Invariant(False, f"{len(wrong)} orders, e.g. {order} was cancelled, changed {later} times since: {status}")
+
+
+def _no_hung_saga(facts: Facts) -> Invariant:
+    hung = facts.rows(f"SELECT order_id, status, step FROM ledger_sagas WHERE status NOT IN {_ENDED} ORDER BY 1")
+    if not hung:
+        return Invariant(True, f"{facts.one('SELECT count(*) FROM ledger_sagas')} sagas, each at its end")
+    order, status, step = hung[0]
+    return Invariant(False, f"{len(hung)} sagas hang, e.g. that of {order} is {status} at {step}")
+
+
 INVARIANTS: dict[str, tuple[frozenset[str], Callable[[Facts], Invariant]]] = {
     "stock_conserved": (frozenset({"products", "stock_reservations"}), _stock_conserved),
     "stock_not_negative": (frozenset({"products"}), _stock_not_negative),
     "reservation_has_order": (frozenset({"stock_reservations", "orders"}), _reservation_has_order),
+    "stock_follows_order": (frozenset({"orders", "order_lines", "stock_reservations"}), _stock_follows_order),
+    "payment_follows_order": (frozenset({"orders", "payments"}), _payment_follows_order),
+    "money_conserved": (frozenset({"orders", "payments", "outside_calls"}), _money_conserved),
+    "final_states_kept": (frozenset({"orders"}), _final_states_kept),
+    "no_hung_saga": (frozenset({"sagas"}), _no_hung_saga),
     "answer_has_order": (frozenset({"orders"}), _answer_has_order),
     "one_order_per_request": (frozenset({"orders"}), _one_order_per_request),
 }

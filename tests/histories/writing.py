@@ -85,6 +85,10 @@ def clean_run(
             "failed_events",
             "orders",
             "stock_reservations",
+            "order_lines",
+            "payments",
+            "sagas",
+            "outside_calls",
         )
     }
     ledger["subscriptions"] = [{"group": g, "event_type": t} for g, types in GROUPS.items() for t in types]
@@ -130,6 +134,15 @@ def clean_run(
             ledger["stock_reservations"].append(
                 {"order_id": order, "product_id": product["product_id"], "quantity": 2, "status": "HELD"}
             )
+            ledger["order_lines"].append({"order_id": order, "product_id": product["product_id"], "quantity": 2})
+            pay = f"pay-{order}"
+            ledger["payments"].append(
+                {"transaction_key": pay, "order_id": order, "status": "COMPLETED", "amount": "20.00"}
+            )
+            ledger["sagas"].append(
+                {"order_id": order, "step": "PAYMENT_COMPLETED", "status": "COMPLETED", "failure": None}
+            )
+            ledger["outside_calls"].append({"kind": "payments", "key": pay, "amount": 20.0})
             for sequence, (event, type_) in enumerate(((one, "OrderCreated"), (two, "OrderPaid")), start=1):
                 ledger["events"].append(
                     {"event_id": event, "topic": "order", "event_type": type_, "aggregate_type": "order",

@@ -1,6 +1,8 @@
 """The verdict file, what `verify` and `explain` say, and doubts that may never turn into comfort."""
 
+from collections.abc import Callable
 from pathlib import Path
+from uuid import uuid4
 
 import orjson
 import pytest
@@ -192,7 +194,34 @@ def _answer_two_with_one(run: Run) -> None:
     run.ledger["requests"].append(run.ledger["requests"][0] | {"idempotency_key": "k"})
 
 
+def _hold_too_little(run: Run) -> None:
+    run.ledger["order_lines"][0]["quantity"] += 1
+
+
+def _pay_without_payment(run: Run) -> None:
+    run.ledger["payments"][0]["status"] = "FAILED"
+
+
+def _charge_twice(run: Run) -> None:
+    run.ledger["outside_calls"].append(run.ledger["outside_calls"][0])
+
+
+def _go_on_after_the_end(run: Run) -> None:
+    made = run.ledger["events"][0]
+    again = {"event_id": str(uuid4()), "event_type": "OrderCancelled", "sequence": 3}
+    run.ledger["events"].append(made | again)
+
+
+def _hang(run: Run) -> None:
+    run.ledger["sagas"][0] |= {"step": "ORDER_CREATED", "status": "RUNNING"}
+
+
 BROKEN_BOOKS = {
+    "stock_follows_order": _hold_too_little,
+    "payment_follows_order": _pay_without_payment,
+    "money_conserved": _charge_twice,
+    "final_states_kept": _go_on_after_the_end,
+    "no_hung_saga": _hang,
     "stock_conserved": _sell_twice,
     "stock_not_negative": _below_nothing,
     "reservation_has_order": _reserve_for_nobody,
@@ -210,11 +239,86 @@ def test_books_that_do_not_balance_make_a_run_invalid(name: str, tmp_path: Path)
     assert found.word == "invalid"
 
 
-def test_a_reservation_status_nobody_knows_leaves_the_stock_undecided(tmp_path: Path) -> None:
+def _cancel(run: Run) -> None:
+    """The first order as it is after its payment was taken back and its stock released."""
+    order = run.ledger["orders"][0]
+    order["status"] = "CANCELLED"
+    run.ledger["payments"][0]["status"] = "CANCELLED"
+    run.ledger["sagas"][0]["status"] = "CANCELLED"
+    run.ledger["stock_reservations"][0]["status"] = "RELEASED"
+    run.ledger["products"][0]["stock"] += 2
+    key = run.ledger["payments"][0]["transaction_key"]
+    run.ledger["outside_calls"].append({"kind": "cancels", "key": key, "amount": -20.0})
+
+
+def _without_the_refund(run: Run) -> None:
+    run.ledger["outside_calls"].pop()
+
+
+def _with_its_stock_kept(run: Run) -> None:
+    run.ledger["stock_reservations"][0]["status"] = "CONFIRMED"
+    run.ledger["products"][0]["stock"] -= 2
+
+
+def _with_its_payment_kept(run: Run) -> None:
+    run.ledger["payments"][0]["status"] = "COMPLETED"
+
+
+def _with_another_amount(run: Run) -> None:
+    run.ledger["payments"][1]["amount"] = "19.99"
+
+
+def _with_a_charge_for_nobody(run: Run) -> None:
+    run.ledger["outside_calls"].append({"kind": "payments", "key": "pay-nobody", "amount": 1.0})
+
+
+def _with_its_saga_still_undoing(run: Run) -> None:
+    run.ledger["sagas"][0]["status"] = "COMPENSATING"
+
+
+def test_the_books_of_an_order_that_was_cancelled_and_paid_back_balance(tmp_path: Path) -> None:
     run = planted("nothing")
-    run.ledger["stock_reservations"][0]["status"] = "MAYBE"
+    _cancel(run)
+    assert judge_folder(run.write(tmp_path)).word == "valid"
+
+
+@pytest.mark.parametrize(
+    ("plant", "name"),
+    [
+        (_without_the_refund, "money_conserved"),
+        (_with_its_stock_kept, "stock_follows_order"),
+        (_with_its_payment_kept, "payment_follows_order"),
+        (_with_another_amount, "payment_follows_order"),
+        (_with_a_charge_for_nobody, "money_conserved"),
+        (_with_its_saga_still_undoing, "no_hung_saga"),
+    ],
+)
+def test_a_cancelled_order_that_keeps_something_breaks_the_book_it_stands_in(
+    plant: Callable[[Run], None], name: str, tmp_path: Path
+) -> None:
+    run = planted("nothing")
+    _cancel(run)
+    plant(run)
     found = judge_folder(run.write(tmp_path))
-    assert (found.word, found.invariants["stock_conserved"].passed) == ("unknown", None)
+    assert [i for i, judged in found.invariants.items() if not judged.passed] == [name]
+    assert found.word == "invalid"
+
+
+@pytest.mark.parametrize(
+    ("file", "undecided"),
+    [
+        ("stock_reservations", {"stock_conserved", "stock_follows_order"}),
+        ("orders", {"stock_follows_order", "payment_follows_order", "money_conserved"}),
+    ],
+)
+def test_a_status_nobody_knows_leaves_what_rests_on_it_undecided(
+    file: str, undecided: set[str], tmp_path: Path
+) -> None:
+    run = planted("nothing")
+    run.ledger[file][0]["status"] = "MAYBE"
+    found = judge_folder(run.write(tmp_path))
+    assert found.word == "unknown"
+    assert {name for name, judged in found.invariants.items() if judged.passed is None} == undecided
 
 
 def test_explain_shows_an_events_life_by_its_id_or_by_its_requests_key(tmp_path: Path) -> None:
