@@ -47,8 +47,10 @@ class Promises(RuleBasedStateMachine):
         self.settled: set[str] = set()
         self.letters: list[str] = []
         self.attempts: dict[str, int] = {}
+        self.waiting: set[tuple[int, Any, int, str]] = set()
+        """Member, place, epoch and key of what was given back for long."""
 
-    @rule(key=st.sampled_from(KEYS), count=st.integers(1, 4))
+    @rule(key=st.sampled_from(KEYS), count=st.integers(1, 12))
     def write(self, key: str, count: int) -> None:
         for _ in range(count):
             number = self.next_sequence[key]
@@ -87,6 +89,7 @@ class Promises(RuleBasedStateMachine):
             assert envelope.id in self.sent, "invented"
             token: Any = delivery.token
             assert (str(token.place), token.offset) not in self.acked, "came again after its ack"
+            assert self.waits_at(subscriber, delivery) not in self.waiting, "overtook a message that waits"
             assert delivery.attempts in (0, self.attempts.get(envelope.id, 0))
             self.seen[envelope.key][envelope.sequence or 0] = None
         if batch:
@@ -94,10 +97,11 @@ class Promises(RuleBasedStateMachine):
         return batch
 
     @precondition(lambda self: self.in_hand)
-    @rule(which=st.integers(0, 50), part=st.integers(1, 6))
-    def ack(self, which: int, part: int) -> None:
+    @rule(which=st.integers(0, 50), first=st.integers(0, 2), part=st.integers(1, 6))
+    def ack(self, which: int, first: int, part: int) -> None:
+        """A part of a batch, also from its middle: the position stays before what is not acked."""
         subscriber, batch = self.in_hand[which % len(self.in_hand)]
-        some, rest = batch[:part], batch[part:]
+        some, rest = batch[first : first + part], batch[:first] + batch[first + part :]
         self.in_hand[which % len(self.in_hand)] = (subscriber, rest)
         self.in_hand = [entry for entry in self.in_hand if entry[1]]
         self.settle(subscriber, some)
@@ -117,17 +121,23 @@ class Promises(RuleBasedStateMachine):
         reading = self.store.reading("g", token.place)
         return reading.epoch == token.epoch and not subscriber._closed
 
+    def waits_at(self, subscriber: Any, delivery: Delivery) -> tuple[int, Any, int, str]:
+        token: Any = delivery.token
+        return id(subscriber), token.place, token.epoch, delivery.key
+
     @precondition(lambda self: self.in_hand)
-    @rule(which=st.integers(0, 50))
-    def retry(self, which: int) -> None:
+    @rule(which=st.integers(0, 50), for_long=st.booleans())
+    def retry(self, which: int, for_long: bool) -> None:
         subscriber, batch = self.in_hand[which % len(self.in_hand)]
         failed = batch[0]
+        if self.waits_at(subscriber, failed) in self.waiting:
+            return
         held = [d for s, b in self.in_hand if s is subscriber for d in b if d.key == failed.key and d is not failed]
         held = sorted((d for d in held if d.topic == failed.topic), key=lambda d: d.token.offset)  # type: ignore[attr-defined]
         if any(d.token.offset < failed.token.offset for d in held):  # type: ignore[attr-defined]
             return
         current = self.is_current(subscriber, failed)
-        subscriber.retry(failed, 0.0, held)
+        subscriber.retry(failed, 600.0 if for_long else 0.0, held)
         gone = {id(d) for d in (failed, *held)}
         self.in_hand = [(s, [d for d in b if id(d) not in gone]) for s, b in self.in_hand]
         self.in_hand = [entry for entry in self.in_hand if entry[1]]
@@ -135,6 +145,9 @@ class Promises(RuleBasedStateMachine):
             return
         assert failed.envelope is not None
         self.attempts[failed.envelope.id] = failed.attempts + 1
+        if for_long:
+            self.waiting.add(self.waits_at(subscriber, failed))
+            return
         for _ in range(20):
             batch = self.take(subscriber, 6)
             of_key = [d for d in batch if d.key == failed.key]
@@ -209,6 +222,6 @@ class Promises(RuleBasedStateMachine):
 
 
 Promises.TestCase.settings = settings(
-    max_examples=60, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
+    max_examples=100, stateful_step_count=50, deadline=None, suppress_health_check=list(HealthCheck)
 )
 TestTheMemoryTwinKeepsItsPromisesInAnyOrderOfEvents = Promises.TestCase
