@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from analysis.audit import Committed, Content, Logged, Reconciliation, reconcile
-from core.effects.table import GROUPS
+from core.effects.table import Group
 from core.messaging.envelope import Envelope
 from core.messaging.ports import Admin, Broker, Delivery
 from core.messaging.topology import DEAD_LETTER_GROUP
@@ -76,7 +76,11 @@ class Audit:
 
 
 def audit(
-    database: Database, broker: Broker, since: datetime | None = None, progress: Progress = lambda what, more: None
+    database: Database,
+    broker: Broker,
+    groups: Mapping[str, Group],
+    since: datetime | None = None,
+    progress: Progress = lambda what, more: None,
 ) -> Audit:
     """Raises NotCapable where the broker keeps nothing, BrokerUnavailable, and the database's errors."""
     began_at, began_s = datetime.now(UTC), time.monotonic()
@@ -89,13 +93,16 @@ def audit(
                 id_: content_of(envelope) for id_, envelope in look_up(database.engine, database.messaging, ids).items()
             },
         )
-        groups = {group: _standing(database, admin, group, since or BEGINNING) for group in sorted(GROUPS)}
+        standings = {
+            group: _standing(database, admin, group, sorted(spec.takes), since or BEGINNING)
+            for group, spec in sorted(groups.items())
+        }
     finally:
         admin.close()
     with database.engine.connect() as connection:
         depth, letters = measure_depth(connection, database.messaging), count_letters(connection, database.messaging)
     return Audit(
-        broker.capabilities.profile, since, began_at, time.monotonic() - began_s, found, groups, depth, letters
+        broker.capabilities.profile, since, began_at, time.monotonic() - began_s, found, standings, depth, letters
     )
 
 
@@ -176,9 +183,8 @@ def _logged(delivery: Delivery) -> Logged:
     return Logged(envelope.id, content_of(envelope), delivery.topic, delivery.lane, position)
 
 
-def _standing(database: Database, admin: Admin, group: str, since: datetime) -> Standing:
+def _standing(database: Database, admin: Admin, group: str, types: Sequence[str], since: datetime) -> Standing:
     """Unsettled, nothing owed by the broker, and still unsettled a while later: then it is lost."""
-    types = sorted(GROUPS[group].takes)
     deadline = time.monotonic() + SETTLES_S
 
     def unsettled() -> list[str]:

@@ -176,7 +176,7 @@ def audit(
     with on_call() as at:
         instant = _instant(since)
         with _progress(at, instant) as told:
-            found = auditing.audit(at.database, at.broker, instant, told)
+            found = at.operations.audit_all(instant, told)
         document = auditing.as_json(found)
         report = closing_report(document, at.settings.seed, git_revision())
     if out is not None:

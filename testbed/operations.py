@@ -6,7 +6,6 @@ from datetime import datetime
 from typing import Any, Literal
 
 from core.api.problems import CannotDo
-from core.effects.table import GROUPS
 from core.inbox.dead_letters import Answer, Redone, redo, redo_all
 from core.inbox.replay import Replay, forget, replay
 from core.journey import Probe
@@ -28,6 +27,7 @@ class ShopOperations:
     ) -> None:
         self._database = database
         self._broker = broker
+        self._groups = wiring.groups(settings)
         self._setups = wiring.group_setups(settings, database, sink)
         self._probe = probe
 
@@ -63,9 +63,15 @@ class ShopOperations:
 
     def audit(self, since: datetime | None) -> dict[str, Any]:
         try:
-            return auditing.as_json(auditing.audit(self._database, self._broker, since))
+            return auditing.as_json(self.audit_all(since))
         except NotCapable as error:
             raise CannotDo(f"{error}: without an audit log there is nothing to compare; set AUDIT=true") from error
+
+    def audit_all(
+        self, since: datetime | None, progress: auditing.Progress = lambda what, more: None
+    ) -> auditing.Audit:
+        """As `testbed.audit` says it. Raises NotCapable and BrokerUnavailable."""
+        return auditing.audit(self._database, self._broker, self._groups, since, progress)
 
     def follow(self, name: str) -> dict[str, Any]:
         events, moments = auditing.follow(self._database, self._broker, name)
@@ -103,7 +109,7 @@ class ShopOperations:
             self._database.messaging,
             group,
             self._setups[group],
-            GROUPS[group].takes,
+            self._groups[group].takes,
             event_ids=event_ids,
             since=since,
             probe=self._probe,
@@ -134,7 +140,7 @@ class ShopOperations:
             forget(connection, self._database.messaging, group, own)
 
     def _own_tables(self, group: str) -> Sequence[Any]:
-        own_tables = GROUPS[group].own_tables
+        own_tables = self._groups[group].own_tables
         if own_tables is None:
             raise CannotDo(
                 f"the effects of {group} cannot be recomputed from the beginning: they moved stock, money or mail. "
@@ -143,5 +149,5 @@ class ShopOperations:
         return own_tables(self._database.shop)
 
     def _known(self, group: str) -> None:
-        if group not in GROUPS:
-            raise CannotDo(f"no consumer group {group!r}; use one of {', '.join(GROUPS)}")
+        if group not in self._groups:
+            raise CannotDo(f"no consumer group {group!r}; use one of {', '.join(self._groups)}")

@@ -1,14 +1,12 @@
 """The commands that run one role of the system each, and what they need beforehand: `init` and `token`."""
 
-import logging
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from testbed import roles, wiring
+from testbed import logs, roles, wiring
 from testbed.folders import state_folder
 from testbed.settings import Settings, read_settings
 
@@ -87,7 +85,6 @@ def token(
 
 
 def _role(run: Callable[[Settings], None]) -> None:
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s", stream=sys.stderr)
-    # Its INFO tells of every frame exchanged at a connection's start.
-    logging.getLogger("pika").setLevel(logging.WARNING)
-    run(read_settings())
+    settings = read_settings()
+    logs.configure(settings.log_format)
+    run(settings)

@@ -32,6 +32,7 @@ def serve(settings: Settings) -> None:
 
     from core.api.app import create_app
     from testbed.operations import ShopOperations
+    from testbed.requests_seen import install
 
     watch = wiring.open_watch(settings, "api")
     database = wiring.open_database(settings, pool_connections=40)
@@ -44,12 +45,19 @@ def serve(settings: Settings) -> None:
         database.create()
         broker.admin().declare()
         beside = [_thread("relay", lambda: wiring.relay(settings, database, broker, watch.probe).run(stop))]
-        beside += consumers(settings, database, broker, list(wiring.groups(settings)), watch, stop)
+        everyone = [*wiring.groups(settings), DEAD_LETTER_GROUP]
+        beside += consumers(settings, database, broker, everyone, watch, stop)
         for thread in beside:
             thread.start()
+    app = create_app(wiring.api_deps(settings, database, sink, NoProbe(), operations))
+    if watch.metrics is not None:
+        watch.metrics.ask_database(database.engine, database.messaging, database.shop)
+        if settings.broker == "memory":
+            watch.metrics.ask_lag(broker, [*wiring.groups(settings), DEAD_LETTER_GROUP])
+        install(watch.metrics, app)
     try:
         uvicorn.run(
-            create_app(wiring.api_deps(settings, database, sink, NoProbe(), operations)),
+            app,
             host=settings.api_host,
             port=settings.api_port,
             log_level="warning",
@@ -75,6 +83,7 @@ def relay(settings: Settings) -> None:
     database = wiring.open_database(settings)
     broker = wiring.connect_broker(settings)
     stop = _stop_on_signal()
+    _show_metrics(settings, watch, database)
     try:
         wiring.relay(settings, database, broker, watch.probe).run(stop)
     finally:
@@ -93,6 +102,9 @@ def consume(settings: Settings, groups: Sequence[str]) -> None:
     database = wiring.open_database(settings, pool_connections=4 + 2 * len(known))
     broker = wiring.connect_broker(settings)
     stop = _stop_on_signal()
+    if watch.metrics is not None:
+        watch.metrics.ask_lag(broker, groups or known)
+    _show_metrics(settings, watch, database)
     threads = consumers(settings, database, broker, groups or known, watch, stop)
     for thread in threads:
         thread.start()
@@ -134,6 +146,16 @@ def outside_world(settings: Settings, port: int, record: Path) -> None:
         watch.close()
 
 
+def _show_metrics(settings: Settings, watch: wiring.Watch, database: wiring.Database) -> None:
+    if watch.metrics is None:
+        return
+    watch.metrics.ask_database(database.engine, database.messaging, database.shop)
+    try:
+        watch.metrics.serve(settings.metrics_host, settings.metrics_port)
+    except OSError as error:
+        raise SettingError(f"METRICS_PORT={settings.metrics_port} cannot be used: {error}") from error
+
+
 def consumers(
     settings: Settings,
     database: wiring.Database,
@@ -154,6 +176,8 @@ def consumers(
 
     def run(group: str) -> None:
         subscriber = broker.subscriber(group, settings.prefetch)
+        if watch.metrics is not None:
+            subscriber = watch.metrics.subscriber(subscriber, group)
         try:
             if group == DEAD_LETTER_GROUP:
                 DeadLetterService(database.engine, database.messaging, subscriber, watch.probe).run(stop)

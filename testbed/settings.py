@@ -102,6 +102,10 @@ class Settings(BaseSettings):
     """Of each call to it."""
     outside_world_behaviour: Annotated[Behaviours, NoDecode, BeforeValidator(_read_json)] = Behaviours()
     """How it behaves from its start: JSON, kind -> what differs from the well-behaved."""
+    log_format: Annotated[Literal["text", "json"], BeforeValidator(_lower)] = "text"
+    metrics_host: str = "127.0.0.1"
+    metrics_port: int = Field(0, ge=0, le=65_535)
+    """Where a relay or consumer answers /metrics; 0: nowhere. The API answers it on its own port."""
     environment: Annotated[Literal["development", "production"], BeforeValidator(_lower)] = "development"
     jwt_secret: str = ""
     seed: int = 0

@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     from core.api.app import Deps
     from core.api.tokens import TokenSettings
     from core.effects.outside_world import OutsideWorld
+    from testbed.metrics import Metrics
 
 log = logging.getLogger(__name__)
 
@@ -133,6 +134,7 @@ class Watch:
 
     recorder: Recorder | None
     probe: Probe
+    metrics: "Metrics | None" = None
 
     def malformed(self, group: str, delivery: Delivery) -> None:
         if self.recorder is not None:
@@ -152,7 +154,12 @@ def open_watch(settings: Settings, role: str) -> Watch:
         except ValueError as error:
             raise SettingError(f"CRASH_AT={error}") from error
         probe = CrashProbe(probe, step, not_before_s)
-    return Watch(recorder, probe)
+    if role != "api" and not settings.metrics_port:
+        return Watch(recorder, probe)
+    from testbed.metrics import Metrics
+
+    metrics = Metrics()
+    return Watch(recorder, metrics.probe(probe), metrics)
 
 
 def event_sink(settings: Settings, database: Database, broker: Broker, probe: Probe) -> EventSink:

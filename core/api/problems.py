@@ -85,7 +85,7 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(BrokerError)
     async def _broker(request: Request, error: BrokerError) -> Response:
-        log.warning("broker did not answer", extra={"path": request.url.path, "error": str(error)})
+        log.warning("broker did not answer", extra={**_about(request), "error": str(error)})
         return problem(503, "The broker does not answer; try again.", headers={"Retry-After": "1"})
 
     @app.exception_handler(KeyReused)
@@ -95,7 +95,7 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(OperationalError)
     @app.exception_handler(TimeoutError)
     async def _database(request: Request, error: Exception) -> Response:
-        log.warning("database did not answer", extra={"path": request.url.path, "error": str(error)})
+        log.warning("database did not answer", extra={**_about(request), "error": str(error)})
         return problem(503, "The database does not answer; try again.", headers={"Retry-After": "1"})
 
     @app.exception_handler(DBAPIError)
@@ -106,8 +106,12 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(Exception)
     async def _other(request: Request, error: Exception) -> Response:
-        log.error("request failed", extra={"path": request.url.path}, exc_info=error)
+        log.error("request failed", extra=_about(request), exc_info=error)
         return problem(500, "The request failed here; nothing was changed.")
+
+
+def _about(request: Request) -> dict[str, str | None]:
+    return {"path": request.url.path, "correlation_id": request.headers.get("idempotency-key")}
 
 
 def _pointer(location: tuple[int | str, ...]) -> str:

@@ -21,6 +21,7 @@ from core.inbox.retries import is_transient
 from core.inbox.worker import Stop
 from core.inbox.writing import GroupWriting
 from core.journey import NoProbe, Probe, Step
+from core.messaging.envelope import Envelope
 from core.messaging.ports import Delivery, Failure, Subscriber
 from core.messaging.topology import DEAD_LETTER_GROUP, DEAD_LETTER_SUFFIX
 from core.storage.tables import MessagingTables
@@ -147,6 +148,7 @@ def redo(
     """Handle one letter again, for its group alone. Raises CannotRedo, and what
     `is_transient`: then nothing is known to have changed, and it may be called again."""
     letter = tables.failed_event
+    envelope: Envelope | None = None
     try:
         with engine.begin() as connection:
             row = (
@@ -177,7 +179,15 @@ def redo(
         if is_transient(error):
             raise
         reason = f"{type(error).__name__}: {error}"[:1_000]
-        log.warning("dead letter failed again", extra={"letter": letter_id, "reason": reason})
+        log.warning(
+            "dead letter failed again",
+            extra={
+                "letter": letter_id,
+                "reason": reason,
+                "event_id": envelope.id if envelope else None,
+                "correlation_id": envelope.correlation_id if envelope else None,
+            },
+        )
         _note_failure(engine, tables, letter_id, reason)
         return Answer(letter_id, Redone.FAILED, reason)
     writing.committed(written)

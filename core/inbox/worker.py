@@ -234,7 +234,12 @@ class Worker:
         if not outcome.is_confirmed:
             log.warning(
                 "dead letter not confirmed, the message is tried again",
-                extra={"group": self.group, "topic": delivery.topic, "outcome": str(outcome.status)},
+                extra={
+                    "group": self.group,
+                    "topic": delivery.topic,
+                    "outcome": str(outcome.status),
+                    **_names_of(delivery),
+                },
             )
             after_s = self.options.retry.delay_s(delivery.attempts + 1, self.random)
             self.subscriber.retry(delivery, after_s, failed.held)
@@ -247,6 +252,7 @@ class Worker:
                 "topic": delivery.topic,
                 "attempts": failure.attempts,
                 "reason": failure.reason,
+                **_names_of(delivery),
             },
         )
         if delivery.envelope is not None:
@@ -280,6 +286,13 @@ def envelopes_of(messages: Sequence[Delivery]) -> list[Envelope]:
 
 def ids_of(messages: Sequence[Delivery]) -> list[str]:
     return [message.envelope.id for message in messages if message.envelope is not None]
+
+
+def _names_of(delivery: Delivery) -> dict[str, str | None]:
+    """By which a log line can be found again."""
+    if delivery.envelope is None:
+        return {}
+    return {"event_id": delivery.envelope.id, "correlation_id": delivery.envelope.correlation_id}
 
 
 def _order_key(message: Delivery) -> tuple[str, str]:

@@ -174,7 +174,12 @@ class Relay:
             if failure.is_parked:
                 log.error(
                     "key parked, its later events wait; mend the cause, then `testbed dlq retry --parked`",
-                    extra={"key": failure.row.envelope.key, "event": failure.row.envelope.id, "reason": failure.reason},
+                    extra={
+                        "key": failure.row.envelope.key,
+                        "event_id": failure.row.envelope.id,
+                        "correlation_id": failure.row.envelope.correlation_id,
+                        "reason": failure.reason,
+                    },
                 )
         return settlement
 

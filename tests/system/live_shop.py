@@ -16,8 +16,8 @@ from core.api.app import create_app
 from core.commands.catalogue import seed_catalogue
 from core.commands.context import Context, envelope_of
 from core.domain.events import LikeChanged, Raised
+from core.effects.outside_world import SimulatedOutsideWorld
 from core.effects.table import GROUPS
-from core.inbox.dead_letters import DeadLetterService
 from core.journey import NoProbe
 from core.messaging.envelope import Envelope
 from core.messaging.ports import Broker
@@ -27,6 +27,7 @@ from core.storage.event_store import append
 from servers.lifecycle import Server
 from testbed import wiring
 from testbed.operations import ShopOperations
+from testbed.roles import consumers
 from testbed.settings import Settings, read_settings
 from tests.system.api_server import served, wait_until
 
@@ -42,44 +43,39 @@ class LiveShop:
     broker: Broker
     sink: EventSink
     url: str = ""
-    _running: dict[str, tuple[threading.Thread, threading.Event]] = field(default_factory=dict)
+    _running: dict[str, tuple[list[threading.Thread], threading.Event]] = field(default_factory=dict)
 
     @property
     def operations(self) -> ShopOperations:
         return ShopOperations(self.settings, self.database, self.broker, self.sink, NoProbe())
 
     def start(self, *roles: str) -> None:
-        """`relay`, or a consumer group."""
+        """`relay`, or a consumer group with what sweeps behind it."""
         for role in roles:
             stop = threading.Event()
-            thread = threading.Thread(target=self._run, args=(role, stop), name=role)
-            self._running[role] = (thread, stop)
-            thread.start()
+            threads = [self._relay(stop)] if role == "relay" else self._consumer(role, stop)
+            self._running[role] = (threads, stop)
+            for thread in threads:
+                thread.start()
 
     def stop(self, *roles: str) -> None:
         for role in roles:
             self._running[role][1].set()
         for role in roles:
-            thread, _ = self._running.pop(role)
-            thread.join(30)
-            assert not thread.is_alive(), role
+            for thread in self._running.pop(role)[0]:
+                thread.join(30)
+                assert not thread.is_alive(), role
 
     def stop_all(self) -> None:
         self.stop(*self._running)
 
-    def _run(self, role: str, stop: threading.Event) -> None:
-        if role == "relay":
-            wiring.relay(self.settings, self.database, self.broker, NoProbe()).run(stop)
-            return
-        subscriber = self.broker.subscriber(role, self.settings.prefetch)
-        try:
-            if role == DEAD_LETTER_GROUP:
-                DeadLetterService(self.database.engine, self.database.messaging, subscriber).run(stop)
-            else:
-                watch = wiring.Watch(None, NoProbe())
-                wiring.worker(self.settings, self.database, subscriber, role, watch, self.sink).run(stop)
-        finally:
-            subscriber.close()
+    def _relay(self, stop: threading.Event) -> threading.Thread:
+        relay = wiring.relay(self.settings, self.database, self.broker, NoProbe())
+        return threading.Thread(target=relay.run, args=(stop,), name="relay")
+
+    def _consumer(self, group: str, stop: threading.Event) -> list[threading.Thread]:
+        watch, world = wiring.Watch(None, NoProbe()), SimulatedOutsideWorld()
+        return consumers(self.settings, self.database, self.broker, [group], watch, stop, world)
 
     def call(self, method: str, path: str, *, admin: bool = False, customer: str = "c-1", **more: Any) -> Any:
         token = wiring.development_token(self.settings, customer, admin)
@@ -99,6 +95,10 @@ class LiveShop:
 
     def await_count(self, sql: str, wanted: int, timeout_s: float = 60.0, **given: object) -> None:
         wait_until(lambda: self.count(sql, **given) == wanted, timeout_s)
+
+    def settle(self) -> None:
+        """Wait until nothing is on its way any more."""
+        wait_until(lambda: self.operations.audit(None)["exitCode"] == 0, 120)
 
     def commit_likes(self, count: int, *, with_pending: bool = True) -> list[str]:
         """Likes of all products in turn; without a pending row the outbox has lost them. Returns the event ids."""

@@ -1,0 +1,147 @@
+"""Metrics, logs and health of every role, asked the way Prometheus and an orchestrator ask."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import requests
+from prometheus_client.parser import text_string_to_metric_families
+
+from core.queries.ledger import read_ledger
+from servers.process import free_ports
+from testbed import wiring
+from testbed.settings import Settings
+from tests.system.api_server import ORDER, wait_until
+from tests.system.live_shop import settings_for
+
+Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
+
+
+class Roles:
+    """The real commands, each a process with its own port for metrics."""
+
+    def __init__(self, settings: Settings, folder: Path) -> None:
+        self.settings = settings
+        self.folder = folder
+        self.ports: dict[str, int] = {}
+        self.processes: dict[str, subprocess.Popen[bytes]] = {}
+
+    def start(self, role: str, *words: str) -> None:
+        self.ports[role] = free_ports(1)[0]
+        port = {"API_PORT" if role == "serve" else "METRICS_PORT": str(self.ports[role])}
+        environment = {**os.environ, **wiring.as_environment(self.settings), **port, "LOG_FORMAT": "json"}
+        with (self.folder / f"{role}.log").open("wb") as log:
+            command = [sys.executable, "-m", "testbed.cli", role, *words]
+            self.processes[role] = subprocess.Popen(command, env=environment, stderr=log)
+        wait_until(lambda: self.answers(role), 60)
+
+    def answers(self, role: str) -> bool:
+        assert self.processes[role].poll() is None, (self.folder / f"{role}.log").read_text()
+        try:
+            return requests.get(f"http://127.0.0.1:{self.ports[role]}/metrics", timeout=20).ok
+        except requests.ConnectionError:
+            return False
+
+    def samples(self, role: str) -> Samples:
+        page = requests.get(f"http://127.0.0.1:{self.ports[role]}/metrics", timeout=20).text
+        return {
+            (sample.name, tuple(sorted(sample.labels.items()))): sample.value
+            for family in text_string_to_metric_families(page)
+            for sample in family.samples
+        }
+
+    def value(self, role: str, name: str, **labels: str) -> float:
+        return self.samples(role).get((name, tuple(sorted(labels.items()))), 0.0)
+
+    def stop(self) -> None:
+        for process in self.processes.values():
+            process.send_signal(signal.SIGTERM)
+        for process in self.processes.values():
+            process.wait(30)
+
+    def lines(self, role: str) -> list[dict[str, object]]:
+        return [json.loads(line) for line in (self.folder / f"{role}.log").read_text().splitlines()]
+
+
+@pytest.fixture(params=["kafka", "rabbitmq"])
+def roles(request: pytest.FixtureRequest, database: str, tmp_path: Path) -> Iterator[Roles]:
+    settings = settings_for(request.param, database, request)
+    wiring.prepare(settings, 10)
+    running = Roles(settings, tmp_path)
+    try:
+        yield running
+    finally:
+        running.stop()
+        admin = wiring.connect_broker(settings).admin()
+        admin.delete()
+        admin.close()
+
+
+@pytest.mark.row("S2.17")
+def test_every_role_shows_figures_that_move_and_logs_that_name_the_event(roles: Roles) -> None:
+    roles.start("serve")
+    url = f"http://127.0.0.1:{roles.ports['serve']}"
+    assert requests.get(f"{url}/health/live", timeout=20).json() == {"status": "live"}
+    assert requests.get(f"{url}/health/ready", timeout=20).json() == {"status": "ready"}
+    token = wiring.development_token(roles.settings, "c-1")
+    headers = {"Authorization": f"Bearer {token}", "Idempotency-Key": "seen-in-the-log"}
+    order_id = requests.post(f"{url}/api/v1/orders", json=ORDER, headers=headers, timeout=20).json()["id"]
+    for path in (f"/api/v1/orders/{order_id}", "/api/v1/orders/none", "/nowhere/1", "/nowhere/2"):
+        requests.get(url + path, headers=headers, timeout=20)
+    for _ in range(20):
+        requests.post(f"{url}/api/v1/products/1/likes", headers={**headers, "Authorization": "none"}, timeout=20)
+        requests.get(f"{url}/api/v1/products/1", headers=headers, timeout=20)
+
+    one = "/api/v1/orders/{order_id}"
+    counted = "shop_http_requests_total"
+    assert roles.value("serve", counted, method="POST", route="/api/v1/orders", status="201") == 1
+    assert roles.value("serve", counted, method="GET", route=one, status="200") == 1
+    assert roles.value("serve", counted, method="GET", route=one, status="404") == 1
+    assert roles.value("serve", counted, method="GET", route="unmatched", status="404") == 2
+    assert roles.value("serve", counted, method="POST", route="/api/v1/products/{product_id}/likes", status="401") == 20
+    assert roles.value("serve", "shop_http_request_duration_seconds_count", method="GET", route=one) == 2
+    assert roles.value("serve", "shop_events_committed_total") == 21
+    assert roles.value("serve", "shop_outbox_depth_messages") == 21
+    assert roles.value("serve", "shop_outbox_age_seconds") > 0
+    database = wiring.open_database(roles.settings)
+    assert roles.value("serve", "shop_sagas_hung") == 0
+    with database.engine.begin() as connection:
+        connection.exec_driver_sql(
+            "INSERT INTO saga_state (order_id, step, status, version, deadline_at, order_number, customer_id, "
+            "total_amount, card_type) "
+            "VALUES (gen_random_uuid(), 'ORDER_CREATED', 'RUNNING', 1, now(), '1', 'c', 1, 'x')"
+        )
+    assert roles.value("serve", "shop_sagas", step="ORDER_CREATED", status="RUNNING") == 1
+    assert roles.value("serve", "shop_sagas_hung") == 1
+
+    roles.start("relay")
+    wait_until(lambda: roles.value("relay", "shop_outbox_depth_messages") == 0, 60)
+    assert roles.value("relay", "shop_publish_outcomes_total", outcome="confirmed") == 21
+    assert roles.value("relay", "shop_outbox_cleared_total") == 21
+
+    with database.engine.begin() as connection:
+        connection.exec_driver_sql("ALTER TABLE product_metrics ADD CONSTRAINT twenty_is_too_many CHECK (views < 20)")
+    views = [s.envelope for s in read_ledger(database.engine, database.messaging) if s.envelope.type == "ProductViewed"]
+    publisher = wiring.connect_broker(roles.settings).publisher()
+    assert publisher.publish(views[:1], 20)[0].is_confirmed
+    publisher.close()
+    database.engine.dispose()
+    roles.start("consume", "product-metrics", "dead-letter-service")
+    group = {"group": "product-metrics"}
+    wait_until(lambda: roles.value("consume", "shop_open_letters", **group) == 1, 60)
+    wait_until(lambda: roles.value("consume", "shop_duplicates_dropped_total", **group) == 1, 60)
+    wait_until(lambda: roles.value("consume", "shop_group_lag_messages", topic="catalog-events", **group) == 0, 60)
+    assert roles.value("consume", "shop_lag_readable") == 1
+    assert roles.value("consume", "shop_handled_total", outcome="applied", **group) == 19
+    assert roles.value("consume", "shop_handled_total", outcome="dead_lettered", **group) == 1
+    assert roles.value("consume", "shop_dead_letters_total", outcome="confirmed", **group) == 1
+    assert roles.value("consume", "shop_retries_total", **group) == 4
+
+    (given_up,) = [line for line in roles.lines("consume") if str(line["message"]).startswith("message given up")]
+    assert (given_up["event_id"], given_up["correlation_id"]) == (views[-1].id, views[-1].correlation_id)
+    assert (given_up["level"], given_up["group"]) == ("ERROR", "product-metrics")
