@@ -421,11 +421,11 @@ def test_receive_returns_empty_handed_after_its_time_out_and_never_waits_to_fill
     subscriber.receive(1, 1.0)
     started = time.monotonic()
     assert not subscriber.receive(10, 0.3)
-    assert 0.25 <= time.monotonic() - started < 2.0
+    assert 0.25 <= time.monotonic() - started < 5.0
     publish(world.publisher(), [event(1)])
     started = time.monotonic()
     assert len(receive_until(subscriber, lambda found: bool(found))) == 1
-    assert time.monotonic() - started < 5.0
+    assert time.monotonic() - started < 15.0
 
 
 # Retry
@@ -541,7 +541,7 @@ def test_silence_is_unknown_in_time_and_nothing_overtakes_afterwards(world: Worl
     started = time.monotonic()
     outcomes = publisher.publish([event(2), event(3)], 1.0)
     assert statuses(outcomes) == [Status.UNKNOWN, Status.UNKNOWN]
-    assert time.monotonic() - started < 4.0
+    assert time.monotonic() - started < 6.0
     world.apply("heal")
     publish_until_confirmed(publisher, [event(2), event(3), event(4)])
     sequences = [envelope.sequence or 0 for envelope in log_of(world)]
@@ -736,7 +736,7 @@ def test_close_during_receive_lets_it_return(world: World) -> None:
     subscriber.close()
     thread.join(10)
     assert not thread.is_alive()
-    assert time.monotonic() - started < 8.0
+    assert time.monotonic() - started < 15.0
     assert [list(batch) for batch in results] == [[]]
     subscriber.close()
 

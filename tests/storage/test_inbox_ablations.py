@@ -128,7 +128,7 @@ def test_two_workers_with_the_same_event_at_once(bench: Bench, inbox: str, effec
     bench.publish(order(1))
     subscriber = bench.broker.subscriber(GROUP)
     delivered = subscriber.receive(10, 1.0)
-    both = Barrier(2, timeout=1.0)
+    both = Barrier(2, timeout=30.0 if effects == 2 else 1.0)
 
     def together(connection: Connection, envelopes: Sequence[Envelope]) -> HandlerResult:
         # With a lock or a claim the other one never comes: the barrier breaks, and this one goes on.

@@ -314,7 +314,7 @@ def test_a_commit_wakes_a_relay_that_polls_rarely(outbox: Outbox) -> None:
             with engine.begin() as connection:
                 sink.write(connection, events)
             sink.after_commit(events)
-            until(lambda version=version: len(wire.sent) == version, timeout_s=5)  # type: ignore[misc]
+            until(lambda version=version: len(wire.sent) == version, timeout_s=20)  # type: ignore[misc]
         sink.close()
         # The relay itself sits in its poll; one more ring lets it see `stop` at once.
         last = Doorbell(engine)

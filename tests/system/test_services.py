@@ -48,12 +48,12 @@ class Testbed:
 
     def run(self, *words: str) -> tuple[int, str]:
         process = self.spawn(*words)
-        out, err = process.communicate(timeout=90)
+        out, err = process.communicate(timeout=240)
         return process.returncode, out + err
 
     def status(self) -> dict[str, dict[str, object]]:
         process = self.spawn("status", "--json")
-        out, _ = process.communicate(timeout=60)
+        out, _ = process.communicate(timeout=240)
         return {row["name"]: row for row in json.loads(out)["services"]}
 
     def processes(self) -> list[psutil.Process]:
@@ -135,7 +135,7 @@ def test_an_interrupted_up_leaves_no_process(here: Testbed, broker: str, number:
     up = here.spawn("up", "--broker", broker)
     wait_until(lambda: is_starting(here, broker))
     up.send_signal(number)
-    up.communicate(timeout=60)
+    up.communicate(timeout=240)
     assert up.returncode == 130
     assert here.processes() == []
 

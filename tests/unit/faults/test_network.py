@@ -115,6 +115,12 @@ def test_bytes_pass_unchanged_both_ways_on_several_connections(proxy: Proxy, cli
         assert proxy.connections == 2
 
 
+def seconds_of_an_echo(client: socket.socket) -> float:
+    started = time.monotonic()
+    echo(client, b"fast")
+    return time.monotonic() - started
+
+
 def test_latency_is_paid_each_way_and_does_not_narrow_the_line(proxy: Proxy, client: socket.socket) -> None:
     proxy.apply(latency(0.1))
     started = time.monotonic()
@@ -123,18 +129,16 @@ def test_latency_is_paid_each_way_and_does_not_narrow_the_line(proxy: Proxy, cli
         time.sleep(0.002)
     assert len(read(client, 2000)) == 2000
     waited_s = time.monotonic() - started
-    assert 0.2 <= waited_s < 1.0
+    assert 0.2 <= waited_s < 3.0  # One after the other they would take 4 s.
     proxy.heal()
-    started = time.monotonic()
-    echo(client, b"fast")
-    assert time.monotonic() - started < 0.1
+    assert min(seconds_of_an_echo(client) for _ in range(5)) < 0.1
 
 
 def test_bandwidth_is_what_the_rule_says(proxy: Proxy, client: socket.socket) -> None:
     proxy.apply(bandwidth(200_000))
     started = time.monotonic()
     assert len(echo(client, b"x" * 100_000)) == 100_000
-    assert 0.4 <= time.monotonic() - started < 2.0
+    assert 0.4 <= time.monotonic() - started < 10.0
 
 
 def test_a_reset_breaks_what_is_open_and_lets_new_connections_in(
