@@ -9,6 +9,7 @@ from core.api import problems
 from core.api.admin import Operations, admin_router
 from core.api.body import MAX_BODY_BYTES, LimitBody
 from core.api.orders import orders_router
+from core.api.payments import payments_router
 from core.api.products import products_router
 from core.api.tokens import TokenSettings
 from core.commands.context import Context
@@ -29,10 +30,12 @@ class Deps:
 def create_app(deps: Deps) -> FastAPI:
     """Every path below /api/v1 answers below /api too."""
     app = FastAPI(title="The shop", version="1", description="Orders, by events, on Kafka or RabbitMQ.")
+    app.state.tokens = deps.tokens
     problems.install(app)
     for router in (
         orders_router(deps.context, deps.tokens, deps.create_order),
         products_router(deps.context, deps.tokens),
+        payments_router(deps.context, deps.tokens),
     ):
         app.include_router(router, prefix="/api/v1")
         app.include_router(router, prefix="/api", include_in_schema=False)

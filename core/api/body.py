@@ -1,4 +1,7 @@
-"""A request's body: its size is limited before it is read, and its JSON is read by orjson, which refuses depth."""
+"""A request's body: its size is limited before it is read, and its JSON is read by orjson, which refuses depth.
+
+Who sends it is asked first of all.
+"""
 
 from collections.abc import Callable, Coroutine
 from typing import Any
@@ -9,6 +12,7 @@ from fastapi.routing import APIRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from core.api.problems import Problem, problem
+from core.api.tokens import caller_of
 
 MAX_BODY_BYTES = 262_144
 
@@ -50,10 +54,13 @@ class JsonRequest(Request):
 
 
 class JsonRoute(APIRoute):
+    """A route for callers with a valid token: 401 comes before anything that could be wrong with the body."""
+
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handle = super().get_route_handler()
 
         async def with_json(request: Request) -> Response:
+            caller_of(request.app.state.tokens, request)
             return await handle(JsonRequest(request.scope, request.receive))
 
         return with_json

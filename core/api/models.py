@@ -2,7 +2,7 @@
 
 from datetime import datetime
 from decimal import Decimal
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 from pydantic.alias_generators import to_camel
@@ -42,6 +42,18 @@ class ItemRequest(Sent):
 class OrderRequest(Sent):
     items: list[ItemRequest] = Field(min_length=1, max_length=MAX_LINES)
     shipping_address: Text | None = Field(default=None, examples=["1 Harbour Street, 04524 Seoul"])
+    card_type: str = Field(default="CREDIT", pattern=r"^[A-Z0-9_-]{1,40}$", description="What is to be charged.")
+
+
+class StatusRequest(Sent):
+    seller_id: Annotated[str, StringConstraints(min_length=1, max_length=100), AfterValidator(_without_nul)] = Field(
+        examples=["seller-1"]
+    )
+    status: Literal["SHIPPED", "DELIVERED"]
+
+
+class FailRequest(Sent):
+    reason: Text = Field(examples=["card declined"])
 
 
 class CancelRequest(Sent):
@@ -74,6 +86,21 @@ class OrderAnswer(Given):
     created_at: datetime
 
 
+class StatusAnswer(Given):
+    order_id: str
+    seller_id: str
+    status: str = Field(examples=["SHIPPED"], description="Of this seller's items.")
+    order_status: str = Field(examples=["PAID"], description="SHIPPED or DELIVERED once all its sellers are.")
+
+
+class PaymentAnswer(Given):
+    transaction_key: str
+    order_id: str
+    status: str = Field(examples=["COMPLETED"])
+    amount: float
+    failure_reason: str | None
+
+
 class OrderPage(Given):
     orders: list[OrderAnswer]
     next_before: str | None = Field(description="Ask for `?before=` this to get the next page; null on the last one.")
@@ -88,6 +115,7 @@ class ProductAnswer(Given):
 
 class MetricsAnswer(Given):
     product_id: int
+    sales: int
     likes: int
     views: int
 

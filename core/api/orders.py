@@ -8,18 +8,34 @@ import orjson
 from fastapi import APIRouter, Header, Query, Request, Response
 
 from core.api.body import JsonRoute
-from core.api.models import CancelRequest, OrderAnswer, OrderPage, OrderRequest, problems_of
+from core.api.models import (
+    CancelRequest,
+    OrderAnswer,
+    OrderPage,
+    OrderRequest,
+    StatusAnswer,
+    StatusRequest,
+    problems_of,
+)
 from core.api.problems import Problem
-from core.api.tokens import TokenSettings, caller_of
+from core.api.tokens import ADMIN, TokenSettings, caller_of
 from core.commands.context import Context
-from core.commands.orders import CreateOrder, CreatesOrder, cancel_order, confirm_order, create_order
+from core.commands.orders import (
+    CreateOrder,
+    CreatesOrder,
+    cancel_order,
+    change_order_status,
+    confirm_order,
+    create_order,
+)
 from core.commands.requests import ask_of
-from core.domain.orders import Line
+from core.domain.orders import Line, OrderStatus
 from core.queries.orders import find_order, list_orders
 
 KEY = re.compile(r"[\x21-\x7e]{1,100}")
 PROBLEMS = problems_of(400, 401, 413, 422, 503)
 CHANGE_PROBLEMS = problems_of(400, 401, 404, 409, 413, 422, 503)
+STATUS_PROBLEMS = problems_of(400, 401, 403, 404, 409, 413, 422, 503)
 
 
 def orders_router(context: Context, tokens: TokenSettings, create: CreatesOrder = create_order) -> APIRouter:
@@ -39,6 +55,7 @@ def orders_router(context: Context, tokens: TokenSettings, create: CreatesOrder 
             lines=tuple(Line(item.product_id, item.quantity, item.price) for item in body.items),
             buyer_email=caller.email,
             shipping_address=body.shipping_address,
+            card_type=body.card_type,
         )
         ask = ask_of(caller.id, idempotency_key, "POST orders", command) if idempotency_key is not None else None
         answer = create(context, command, correlation_id, ask)
@@ -73,7 +90,7 @@ def orders_router(context: Context, tokens: TokenSettings, create: CreatesOrder 
 
     @router.post("/orders/{order_id}/confirm", response_model=OrderAnswer, responses=CHANGE_PROBLEMS)
     def post_confirm(request: Request, order_id: str) -> Response:
-        """PENDING becomes CONFIRMED; 409 from any other state."""
+        """PENDING becomes CONFIRMED; 409 from any other state, and where its stock was refused."""
         caller = caller_of(tokens, request)
         confirm_order(context, uuid_of(order_id, "order"), caller.id, context.new_id())
         return get_order(request, order_id)
@@ -85,6 +102,26 @@ def orders_router(context: Context, tokens: TokenSettings, create: CreatesOrder 
         cancelled_by = body.cancelled_by or caller.id
         cancel_order(context, uuid_of(order_id, "order"), caller.id, context.new_id(), body.reason, cancelled_by)
         return get_order(request, order_id)
+
+    @router.patch("/orders/{order_id}/status", response_model=StatusAnswer, responses=STATUS_PROBLEMS)
+    def patch_status(request: Request, order_id: str, body: StatusRequest) -> Response:
+        """A seller has shipped or delivered its items of a paid order: PAID, SHIPPED, DELIVERED, else 409.
+
+        The caller is the seller, or has the admin scope.
+        """
+        caller = caller_of(tokens, request)
+        if caller.id != body.seller_id and ADMIN not in caller.scopes:
+            raise Problem(403, "Only the seller itself, or a token with the scope `admin`, may say this.")
+        order = change_order_status(
+            context, uuid_of(order_id, "order"), body.seller_id, OrderStatus(body.status), context.new_id()
+        )
+        content = {
+            "orderId": order.id,
+            "sellerId": body.seller_id,
+            "status": body.status,
+            "orderStatus": order.status.value,
+        }
+        return Response(orjson.dumps(content), media_type="application/json")
 
     return router
 

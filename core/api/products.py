@@ -44,13 +44,13 @@ def products_router(context: Context, tokens: TokenSettings) -> APIRouter:
 
     @router.get("/products/{product_id}/metrics", response_model=MetricsAnswer, responses=PROBLEMS)
     def get_metrics(request: Request, product_id: str) -> Response:
-        """Likes and views, as far as product-metrics has counted them."""
+        """Sales, likes and views, as far as product-metrics has counted them."""
         caller_of(tokens, request)
         with context.engine.connect() as connection:
             metrics = find_metrics(connection, context.shop, _number(product_id))
         if metrics is None:
             raise Problem(404, f"There is no product {product_id}.")
-        content = {"productId": int(product_id), "likes": metrics.likes, "views": metrics.views}
+        content = {"productId": int(product_id), **metrics._asdict()}
         return Response(orjson.dumps(content), media_type="application/json")
 
     return router

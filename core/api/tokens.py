@@ -57,7 +57,10 @@ def mint(
 
 
 def caller_of(settings: TokenSettings, request: Request) -> Caller:
-    """Raises Problem 401 for a missing, foreign, expired or otherwise unfit token."""
+    """Raises Problem 401 for a missing, foreign, expired or otherwise unfit token. Read once a request."""
+    known = getattr(request.state, "caller", None)
+    if isinstance(known, Caller):
+        return known
     scheme, _, token = request.headers.get("authorization", "").partition(" ")
     if scheme.lower() != "bearer" or not token:
         raise _unauthorised("Send the header `Authorization: Bearer <token>`.")
@@ -77,7 +80,9 @@ def caller_of(settings: TokenSettings, request: Request) -> Caller:
         raise _unauthorised(f"The token's subject has to be 1 to {MAX_SUBJECT} printable characters.")
     if not isinstance(scope, str) or not (email is None or (isinstance(email, str) and email.isprintable())):
         raise _unauthorised("The token's scope or email is not text.")
-    return Caller(subject, email, frozenset(scope.split()))
+    caller = Caller(subject, email, frozenset(scope.split()))
+    request.state.caller = caller
+    return caller
 
 
 def admin_of(settings: TokenSettings, request: Request) -> Caller:

@@ -10,13 +10,14 @@ from core.storage.shop import ShopTables
 class Metrics(NamedTuple):
     likes: int
     views: int
+    sales: int
 
 
 def find_metrics(connection: Connection, shop: ShopTables, product_id: int) -> Metrics | None:
     """None if there is no such product; zeros while nothing was counted for it."""
     product, metrics = shop.product, shop.product_metrics
     row = connection.execute(
-        select(func.coalesce(metrics.c.likes, 0), func.coalesce(metrics.c.views, 0))
+        select(func.coalesce(metrics.c.likes, 0), func.coalesce(metrics.c.views, 0), func.coalesce(metrics.c.sales, 0))
         .select_from(product.outerjoin(metrics, metrics.c.product_id == product.c.id))
         .where(product.c.id == product_id)
     ).one_or_none()

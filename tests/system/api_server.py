@@ -38,9 +38,15 @@ class Api:
         return create_app(Deps(Context(self.engine, self.shop, OutboxSink(self.tables)), TOKENS))
 
     def call(
-        self, method: str, path: str, customer: str = "c-1", headers: dict[str, str] | None = None, **more: Any
+        self,
+        method: str,
+        path: str,
+        customer: str = "c-1",
+        headers: dict[str, str] | None = None,
+        scopes: tuple[str, ...] = (),
+        **more: Any,
     ) -> requests.Response:
-        token = mint(TOKENS, customer, email=f"{customer}@example.org")
+        token = mint(TOKENS, customer, scopes=scopes, email=f"{customer}@example.org")
         all_headers = {"Authorization": f"Bearer {token}", **(headers or {})}
         return requests.request(method, self.url + path, headers=all_headers, timeout=20, **more)
 

@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import requests
@@ -131,6 +132,15 @@ def test_without_a_token_nothing_is_answered_but_401(api: Api) -> None:
     problem_of(requests.post(f"{api.url}/api/v1/orders", json=ORDER, timeout=20), 401)
 
 
+@pytest.mark.parametrize("body", ["{", "null", '{"items":[]}', ""])
+def test_a_body_that_is_wrong_is_not_looked_at_without_a_token(api: Api, body: str) -> None:
+    for path in ("orders", "orders/x/cancel", "payments/x/fail"):
+        answer = requests.post(
+            f"{api.url}/api/v1/{path}", data=body, headers={"Content-Type": "application/json"}, timeout=20
+        )
+        problem_of(answer, 401)
+
+
 def test_order_event_and_pending_row_are_written_together_or_not_at_all(api: Api) -> None:
     with api.engine.begin() as connection:
         connection.execute(text("ALTER TABLE pending ADD CONSTRAINT broken CHECK (false)"))
@@ -179,6 +189,54 @@ def test_another_customer_s_order_can_be_neither_confirmed_nor_cancelled(api: Ap
     assert events_of(api, order_id) == [("OrderCreated", 1)]
 
 
+@pytest.mark.parametrize("status", ["FAILED", "RELEASED"])
+def test_an_order_whose_stock_was_refused_cannot_be_confirmed(api: Api, status: str) -> None:
+    order_id = api.post().json()["id"]
+    with api.engine.begin() as connection:
+        connection.execute(
+            text("INSERT INTO stock_reservation VALUES (:id, :status, 1, 'no')"), {"id": order_id, "status": status}
+        )
+    assert status in problem_of(api.call("POST", f"/api/v1/orders/{order_id}/confirm"), 409)["detail"]
+    assert events_of(api, order_id) == [("OrderCreated", 1)]
+
+
+def _say(api: Api, order_id: str, seller: str, status: str, **more: Any) -> requests.Response:
+    body = {"sellerId": seller, "status": status}
+    return api.call("PATCH", f"/api/v1/orders/{order_id}/status", more.pop("customer", seller), json=body, **more)
+
+
+@pytest.mark.row("S0.5", "S0.9")
+def test_an_order_is_shipped_and_delivered_when_all_its_sellers_say_so_and_each_word_is_an_event(api: Api) -> None:
+    order_id = api.post({"items": [{"productId": 1, "quantity": 1}, {"productId": 2, "quantity": 1}]}).json()["id"]
+    assert "PENDING" in problem_of(_say(api, order_id, "seller-1", "SHIPPED"), 409)["detail"]
+    with api.engine.begin() as connection:
+        connection.execute(text("UPDATE orders SET status = 'PAID'"))
+    said = [("seller-1", "SHIPPED"), ("seller-1", "DELIVERED"), ("seller-2", "SHIPPED"), ("seller-2", "DELIVERED")]
+    answers = [_say(api, order_id, *words).json() for words in said]
+    assert [answer["orderStatus"] for answer in answers] == ["PAID", "PAID", "SHIPPED", "DELIVERED"]
+    problem_of(_say(api, order_id, "seller-2", "SHIPPED"), 409)
+    problem_of(api.call("POST", f"/api/v1/orders/{order_id}/cancel", json={"reason": "too late"}), 409)
+    with api.engine.connect() as connection:
+        payloads = connection.execute(
+            text("SELECT payload FROM event WHERE event_type = 'OrderStatusChanged' ORDER BY sequence")
+        ).scalars()
+        told = [json.loads(payload) for payload in payloads]
+    assert [(one["sellerId"], one["status"]) for one in told] == said
+    assert {one["orderId"] for one in told} == {order_id}
+    assert all(one["customerId"] == "c-1" and one["orderNumber"] for one in told)
+
+
+def test_only_the_seller_or_an_admin_may_say_that_its_items_were_shipped(api: Api) -> None:
+    order_id = api.post().json()["id"]
+    with api.engine.begin() as connection:
+        connection.execute(text("UPDATE orders SET status = 'PAID'"))
+    problem_of(_say(api, order_id, "seller-1", "SHIPPED", customer="c-1"), 403)
+    problem_of(_say(api, order_id, "seller-2", "SHIPPED"), 404)
+    problem_of(_say(api, order_id, "seller-1", "PAID"), 422)
+    problem_of(_say(api, "019a9c3e-7f5a-7d0e-8a54-0f3c9e6b2a11", "seller-1", "SHIPPED"), 404)
+    assert _say(api, order_id, "seller-1", "SHIPPED", customer="boss", scopes=("admin",)).status_code == 200
+
+
 def test_of_confirmations_that_meet_at_the_order_s_row_one_succeeds(api: Api) -> None:
     order_id = api.post().json()["id"]
     with ThreadPoolExecutor(5) as pool, api.engine.connect() as gate:
@@ -222,6 +280,9 @@ def test_the_openapi_document_shows_every_path_once_with_its_problems(api: Api) 
         "/api/v1/orders/{order_id}",
         "/api/v1/orders/{order_id}/confirm",
         "/api/v1/orders/{order_id}/cancel",
+        "/api/v1/orders/{order_id}/status",
+        "/api/v1/payments/{transaction_key}/complete",
+        "/api/v1/payments/{transaction_key}/fail",
         "/api/v1/products/{product_id}",
         "/api/v1/products/{product_id}/likes",
         "/api/v1/products/{product_id}/metrics",

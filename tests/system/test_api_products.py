@@ -3,12 +3,13 @@
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
+from decimal import Decimal
 
 import pytest
 from sqlalchemy import text
 
 from core.commands.context import envelope_of, new_uuid7
-from core.domain.events import LikeChanged, ProductViewed, Raised
+from core.domain.events import LikeChanged, ProductSold, ProductViewed, Raised
 from core.effects.product_metrics import count_facts
 from core.messaging.envelope import Envelope
 from tests.system.api_server import Api, api_on, problem_of
@@ -26,7 +27,7 @@ def events(api: Api) -> list[tuple[str, str, int | None]]:
         return [tuple(row) for row in rows]
 
 
-def fact(event: LikeChanged | ProductViewed) -> Envelope:
+def fact(event: LikeChanged | ProductViewed | ProductSold) -> Envelope:
     return envelope_of(Raised(str(event.product_id), None, event), new_uuid7(), datetime.now(UTC), None)
 
 
@@ -73,6 +74,19 @@ def test_metrics_are_the_sums_of_the_facts_and_zero_before_any(api: Api) -> None
     with api.engine.begin() as connection:
         handle(connection, [like(2)])
     assert (metrics(api, 1), metrics(api, 2)) == ((1, 0), (2, 2))
+
+
+@pytest.mark.row("S1.29", "S1.30")
+def test_what_was_sold_is_counted_in_pieces(api: Api) -> None:
+    sold = [
+        ProductSold(product_id=product, order_id="o-1", quantity=quantity, amount=Decimal("1.00"))
+        for product, quantity in ((1, 2), (1, 3), (2, 4))
+    ]
+    with api.engine.begin() as connection:
+        done = count_facts(api.shop)(connection, [*map(fact, sold), like(1)]).done
+    assert done == ["sale_counted"] * 3 + ["likes_changed"]
+    body = api.call("GET", "/api/v1/products/1/metrics").json()
+    assert body == {"productId": 1, "likes": 1, "views": 0, "sales": 5}
 
 
 def test_two_processes_counting_the_same_products_lose_nothing_and_do_not_deadlock(api: Api) -> None:

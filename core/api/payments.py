@@ -1,0 +1,45 @@
+"""Routes of a gateway that calls back: it had answered `pending`, and now says what became of the payment.
+
+They need the admin scope: a gateway is no customer.
+"""
+
+import orjson
+from fastapi import APIRouter, Request, Response
+
+from core.api.body import JsonRoute
+from core.api.models import FailRequest, PaymentAnswer, problems_of
+from core.api.tokens import TokenSettings, admin_of
+from core.commands.context import Context
+from core.commands.payments import complete_payment, fail_payment
+from core.domain.payments import Payment
+
+PROBLEMS = problems_of(400, 401, 403, 404, 409, 413, 422, 503)
+
+
+def payments_router(context: Context, tokens: TokenSettings) -> APIRouter:
+    router = APIRouter(tags=["payments"], route_class=JsonRoute)
+
+    @router.post("/payments/{transaction_key}/complete", response_model=PaymentAnswer, responses=PROBLEMS)
+    def post_complete(request: Request, transaction_key: str) -> Response:
+        """PENDING becomes COMPLETED; 409 from any other state."""
+        admin_of(tokens, request)
+        return _answer(complete_payment(context, transaction_key, context.new_id()))
+
+    @router.post("/payments/{transaction_key}/fail", response_model=PaymentAnswer, responses=PROBLEMS)
+    def post_fail(request: Request, transaction_key: str, body: FailRequest) -> Response:
+        """PENDING becomes FAILED, and the order is cancelled; 409 from any other state."""
+        admin_of(tokens, request)
+        return _answer(fail_payment(context, transaction_key, context.new_id(), body.reason))
+
+    return router
+
+
+def _answer(payment: Payment) -> Response:
+    content = {
+        "transactionKey": payment.transaction_key,
+        "orderId": payment.order_id,
+        "status": payment.status.value,
+        "amount": payment.amount,
+        "failureReason": payment.failure_reason,
+    }
+    return Response(orjson.dumps(content, default=float), media_type="application/json")
