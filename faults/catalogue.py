@@ -236,6 +236,13 @@ _FAULTS = (
         needs="relay",
     ),
     Fault(
+        "consumer-crash-after-claim",
+        "consumer",
+        "a consumer dies by SIGKILL with an event recorded as handled and its effect not begun (P6)",
+        lambda lab: lab.arm_crash("consumer", "claimed"),
+        lambda lab: lab.restart_role("consumer"),
+    ),
+    Fault(
         "consumer-crash-before-commit",
         "consumer",
         "a consumer dies by SIGKILL with its effects written and not committed",

@@ -20,6 +20,7 @@ import typer
 
 from brokers.kafka import server as kafka
 from brokers.rabbitmq import server as rabbitmq
+from faults.catalogue import FAULTS as CATALOGUE
 from servers import container, postgres
 from servers.cache import locked
 from servers.lifecycle import HasAlarms, NotControlled, Server, ServerFailed
@@ -30,7 +31,8 @@ from testbed.folders import cache_folder, rabbitmq_home, state_folder
 BROKERS = ("kafka", "rabbitmq")
 PROVIDERS = ("native", "docker", "external")
 Provider = Literal["auto", "native", "docker", "external"]
-FAULTS = ("sigkill", "restart", "pause", "resume", "memory-alarm", "disk-alarm")
+FAULTS = ("sigkill", "restart", "pause", "resume", "memory-alarm", "disk-alarm", "database-restart")
+"""Those of the catalogue that need nothing but what `up` started, and the end of `pause`."""
 URL_SETTINGS = {"postgres": "DATABASE_URL", "kafka": "KAFKA_BOOTSTRAP_SERVERS", "rabbitmq": "RABBITMQ_URL"}
 COMPOSE_FILE = Path(__file__).parent.parent / "docker-compose.yml"
 KEPT = "testbed.json"
@@ -273,6 +275,8 @@ def inject(fault: str, server: Server, for_s: float | None) -> None:
     """Do one process fault to one service. With `for_s` it is healed after so long; `restart` waits between the two."""
     if fault == "resume":
         return server.resume()
+    if fault == "database-restart":
+        return inject("sigkill", server, for_s or 0.0)
     if fault == "restart":
         server.stop()
         _last(for_s or 0.0)
@@ -417,8 +421,8 @@ def register(app: typer.Typer) -> None:
     ) -> None:
         with _told(), ended_by_sigterm():
             if fault not in FAULTS:
-                raise ServerFailed(f"no fault {fault!r}: use {', '.join(FAULTS)}")
-            server = _target(attach(state or state_folder()), broker)
+                raise ServerFailed(f"{_not_by_hand(fault)}: use {', '.join(FAULTS)}")
+            server = _target(attach(state or state_folder()), "postgres" if fault == "database-restart" else broker)
             inject(fault, server, seconds(for_) if for_ else None)
             typer.echo(f"{fault}: {server.name}")
 
@@ -427,6 +431,15 @@ def register(app: typer.Typer) -> None:
         with _told():
             if choose_provider(BROKERS) == "native":
                 fetch()
+
+
+def _not_by_hand(fault: str) -> str:
+    found = CATALOGUE.get(fault)
+    if found is None:
+        return f"no fault {fault!r}"
+    if found.target == "network":
+        return f"{fault} needs a proxy before the broker, which only `testbed run --set faults={fault}` puts there"
+    return f"{fault} breaks a role, which `up` does not start; `testbed run --set faults={fault}` does"
 
 
 def _target(services: Services | None, broker: str | None) -> Server:

@@ -25,7 +25,12 @@ from tests.matrix import PROPERTY, Matrix
 # Tests wait for Kafka to start some sixty times: without its second compiler it starts with half the processor time.
 os.environ.setdefault("JAVA_TOOL_OPTIONS", "-XX:TieredStopAtLevel=1")
 
-LONGEST = ("tests/system/test_runs.py", "tests/contract/test_behaviours.py", "tests/chaos/")
+LONGEST = (
+    "tests/system/test_runs.py",
+    "tests/system/test_ablation_table.py",
+    "tests/contract/test_behaviours.py",
+    "tests/chaos/",
+)
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -75,22 +75,6 @@ def test_the_default_survives_a_sigkill_of_the_broker_that_publishes_felt(
     }
 
 
-@pytest.mark.parametrize("broker", BROKERS)
-def test_publishing_after_the_commit_loses_what_a_killed_broker_was_to_get(tmp_path: Path, broker: str) -> None:
-    code, verdict, said = run(
-        tmp_path / "run", "kill-mid-publish", broker, "faults=sigkill@4+1", "publish_strategy=direct-after-commit"
-    )
-    assert code == 1, said
-    assert verdict["counts"]["lost"] > 0, said
-
-
-@pytest.mark.parametrize("broker", BROKERS)
-def test_without_an_inbox_a_relay_killed_before_it_clears_repeats_effects(tmp_path: Path, broker: str) -> None:
-    code, verdict, said = run(tmp_path / "run", "relay-crash", broker, "faults=relay-crash@4", "consume_strategy=none")
-    assert code == 1, said
-    assert verdict["counts"]["duplicated_effects"] > 0, said
-
-
 def _edit(path: Path, change: Callable[[list[dict[str, Any]]], list[dict[str, Any]]]) -> None:
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     path.write_text("".join(json.dumps(line) + "\n" for line in change(lines)))

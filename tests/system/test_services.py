@@ -152,6 +152,12 @@ def test_chaos_by_hand_is_seen_by_status_and_leaves_the_neighbour_alone(here: Te
     assert here.run("chaos", "resume") == (0, "resume: rabbitmq\n")
     assert here.status()["rabbitmq"]["ready"] is True
 
+    before = here.status()["postgres"]
+    assert here.run("chaos", "database-restart") == (0, "database-restart: postgres\n")
+    again = here.status()["postgres"]
+    assert (again["ready"], again["url"]) == (True, before["url"])
+    assert again["pid"] != before["pid"]
+
     assert here.run("chaos", "sigkill") == (0, "sigkill: rabbitmq\n")
     assert here.status()["rabbitmq"]["running"] is False
     code, told = here.run("up", "--broker", "rabbitmq")
@@ -171,6 +177,16 @@ def test_chaos_by_hand_is_seen_by_status_and_leaves_the_neighbour_alone(here: Te
     [
         ("chaos sigkill", "nothing is up; run `testbed up`"),
         ("chaos earthquake", f"no fault 'earthquake': use {', '.join(services.FAULTS)}"),
+        (
+            "chaos latency",
+            "latency needs a proxy before the broker, which only `testbed run --set faults=latency` puts there: "
+            f"use {', '.join(services.FAULTS)}",
+        ),
+        (
+            "chaos relay-crash",
+            "relay-crash breaks a role, which `up` does not start; `testbed run --set faults=relay-crash` does: "
+            f"use {', '.join(services.FAULTS)}",
+        ),
         ("up --broker rabbitmqq", "--broker rabbitmqq: use kafka, rabbitmq or both"),
         ("up --nodes 3", "--nodes 3 is not there yet: use 1"),
         ("up --provider cloud", "no provider 'cloud': use auto, native, docker, external"),
