@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import socket
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +16,7 @@ from sqlalchemy import MetaData
 
 import brokers.kafka
 import brokers.rabbitmq
-from benchmarks.parts import adapter, inbox, relay
+from benchmarks.parts import adapter, api, inbox, relay
 from benchmarks.parts.rounds import print_table
 from brokers.kafka import baseline as bare_kafka
 from brokers.rabbitmq import baseline as bare_rabbit
@@ -24,10 +26,12 @@ from core.storage.database import create_database_engine
 from core.storage.schema import create_schema
 from core.storage.tables import messaging_tables
 from servers import maven
-from servers.lifecycle import Server
-from testbed import doctor, services
+from servers.lifecycle import Server, ServerFailed
+from servers.process import free_ports, tail, wait_until
+from testbed import doctor, services, wiring
 from testbed.equivalence import kafka_config, rabbit_config
 from testbed.folders import cache_folder
+from testbed.lab import ROOT, RoleProcess
 from testbed.settings import SettingError, Settings, read_settings
 
 KAFKA_TOOLS = "org.apache.kafka:kafka-tools:4.3.1+org.apache.kafka:kafka-clients:4.3.1"
@@ -35,7 +39,7 @@ PERF_TEST = "com.rabbitmq:perf-test:2.22.1"
 VENDOR_MESSAGES = 100_000
 WINDOW_MESSAGES = 5_000
 """Handed over before waiting for the confirms, on both sides of Kafka; RabbitMQ's window is the adapter's setting."""
-Part = Literal["adapter", "relay", "inbox"]
+Part = Literal["adapter", "relay", "inbox", "api"]
 
 
 def register(app: typer.Typer) -> None:
@@ -43,7 +47,7 @@ def register(app: typer.Typer) -> None:
 
 
 def bench(
-    part: Annotated[Part, typer.Argument(help="adapter, relay or inbox.")],
+    part: Annotated[Part, typer.Argument(help="adapter, relay, inbox or api.")],
     broker: Annotated[str, typer.Option(help="kafka or rabbitmq; BROKER where not given.")] = "",
     size: Annotated[int, typer.Option(help="Bytes of a message; adapter: 512 and 4096 where not given.")] = 0,
     rounds: Annotated[int, typer.Option(min=3, help="Rounds a side.")] = 5,
@@ -77,6 +81,8 @@ def _measure(part: Part, settings: Settings, running: services.Services, size: i
     connect = _connector(settings)
     if part == "adapter":
         return _adapter(settings, running.broker, connect, size, rounds)
+    if part == "api":
+        return _api(settings, rounds)
     engine = create_database_engine(settings.database_url)
     try:
         profile = connect(adapter.TOPOLOGY).capabilities.profile
@@ -98,6 +104,34 @@ def _measure(part: Part, settings: Settings, running: services.Services, size: i
     finally:
         engine.dispose()
     return {"bench": part, "broker": settings.broker, "profile": profile, "results": rows}
+
+
+def _api(settings: Settings, rounds: int) -> dict[str, Any]:
+    """Both servers up, one under load at a time; the broker stands by, as the outbox has it."""
+    wiring.prepare(settings, 100)
+    ports = free_ports(2)
+    environment = {"PYTHONPATH": str(ROOT), "API_PORT": str(ports[0]), **wiring.as_environment(settings)}
+    with tempfile.TemporaryDirectory(prefix="testbed-bench-api-") as logs:
+        ours = RoleProcess("ours", [sys.executable, "-m", "testbed.cli", "serve"], Path(logs) / "ours", environment)
+        command = [sys.executable, "-m", "benchmarks.parts.bare_api", settings.database_url, str(ports[1])]
+        bare = RoleProcess("bare", command, Path(logs) / "bare", {"PYTHONPATH": str(ROOT)})
+        try:
+            for server, port in zip((ours, bare), ports, strict=True):
+                server.start()
+                if not wait_until(lambda port=port: is_listening(port), 60):  # type: ignore[misc]
+                    raise ServerFailed(f"the {server.name} server did not listen:\n{tail(server.log)}")
+            token = wiring.development_token(settings, "bench-customer", ttl_s=86_400)
+            addresses = [("127.0.0.1", port) for port in ports]
+            rows = api.run(addresses[0], addresses[1], [("Authorization", f"Bearer {token}")], rounds=rounds)
+        finally:
+            for server in (ours, bare):
+                server.end()
+    return {"bench": "api", "broker": settings.broker, "profile": settings.broker, "results": rows}
+
+
+def is_listening(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def _connector(settings: Settings) -> Callable[[Topology], Broker]:
