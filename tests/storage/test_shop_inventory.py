@@ -173,7 +173,6 @@ def released(first: Envelope) -> Envelope:
     return follow_up(first, ReleaseInventory(order_id=first.key, reason="payment failed"))
 
 
-@pytest.mark.row("S3.15", "S3.41")
 def test_each_change_is_told_with_the_reservation_s_own_version_and_the_order_s_correlation(stock: Stock) -> None:
     one, two = asked((1, 5)), asked((1, 96))
     stock.handle(one, two, confirmed(one), released(one), released(two))

@@ -205,7 +205,7 @@ def _say(api: Api, order_id: str, seller: str, status: str, **more: Any) -> requ
     return api.call("PATCH", f"/api/v1/orders/{order_id}/status", more.pop("customer", seller), json=body, **more)
 
 
-@pytest.mark.row("S0.5", "S0.9")
+@pytest.mark.row("S0.9")
 def test_an_order_is_shipped_and_delivered_when_all_its_sellers_say_so_and_each_word_is_an_event(api: Api) -> None:
     order_id = api.post({"items": [{"productId": 1, "quantity": 1}, {"productId": 2, "quantity": 1}]}).json()["id"]
     assert "PENDING" in problem_of(_say(api, order_id, "seller-1", "SHIPPED"), 409)["detail"]

@@ -51,7 +51,6 @@ def ask(stock: Stock, request: str) -> Raised | None:
             return stock.release("o-1", "too late")
 
 
-@pytest.mark.row("S3.15", "S3.16")
 @pytest.mark.parametrize(("before", "request_"), TABLE)
 def test_a_reservation_changes_only_as_its_state_allows(before: str, request_: str) -> None:
     held = BEFORE[before]
