@@ -162,6 +162,10 @@ CASES: dict[str, tuple[Tiny, dict[str, list[str]]]] = {
         {"duplicated_effects": ["e"]},
     ),
     "on two topics": (Tiny().event("e", 1, topic="t").event("f", 2, topic="u").done("f", "e"), {}),
+    "on two topics, with another group ahead on one": (
+        Tiny().event("e").event("f", 2, topic="u").event("h", 3).done("h", group="other").done("f", "e", "h"),
+        {},
+    ),
     "on two topics, and within one": (
         Tiny().event("e").event("f", 2).event("h", 3, topic="u").done("h", "f", "e"),
         {"out_of_order": ["e"]},

@@ -9,11 +9,14 @@ import signal
 import subprocess
 import sys
 import time
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from analysis.checkers.verdict import ANOMALIES, judge_folder
 
 BROKERS = ("kafka", "rabbitmq")
 SMALL = ("load.rate_per_s=40", "load.warm_up_s=2", "load.duration_s=10")
@@ -131,6 +134,91 @@ def test_verify_tells_from_the_files_alone_what_was_done_to_them(
     assert told.returncode == code, told.stdout + told.stderr
     assert f": {word}" in told.stdout
     assert f"{count} 1" in told.stdout
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def _with_two_effects_of_an_aggregate_swapped(folder: Path) -> None:
+    events = {event["event_id"]: event for event in _lines(folder / "ledger" / "events.ndjson")}
+    effects = _lines(folder / "ledger" / "effects.ndjson")
+    seen: dict[tuple[str, ...], dict[str, Any]] = {}
+    for effect in effects:
+        event = events[effect["event_id"]]
+        lane = (effect["group"], event["topic"], event["aggregate_type"], event["aggregate_id"])
+        earlier = seen.setdefault(lane, effect)
+        if event["sequence"] is not None and events[earlier["event_id"]]["sequence"] < event["sequence"]:
+            earlier["applied_no"], effect["applied_no"] = effect["applied_no"], earlier["applied_no"]
+            _edit(folder / "ledger" / "effects.ndjson", lambda _: effects)
+            return
+    raise AssertionError("no group applied two versions of one aggregate")
+
+
+def _with_an_invented_delivery(folder: Path) -> None:
+    def invent(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        next(line for line in lines if line["step"] == "delivered")["ids"].append(str(uuid.uuid4()))
+        return lines
+
+    _edit(max((folder / "history").glob("consumer-*.ndjson"), key=lambda path: path.stat().st_size), invent)
+
+
+def _without_a_stored_answer(folder: Path) -> None:
+    answers = _lines(next((folder / "history").glob("driver-*.ndjson")))
+    heard = {
+        id_
+        for line in answers
+        if line["step"] == "answered"
+        for id_, outcome in zip(line["ids"], line["outcomes"], strict=True)
+        if outcome == "acknowledged"
+    }
+
+    def forget(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        lines.remove(next(line for line in lines if line["idempotency_key"] in heard))
+        return lines
+
+    _edit(folder / "ledger" / "requests.ndjson", forget)
+
+
+def _without_a_history_file(folder: Path) -> None:
+    next((folder / "history").glob("api-*.ndjson")).unlink()
+
+
+def _with_the_drain_cut_short(folder: Path) -> None:
+    run = json.loads((folder / "run.json").read_text())
+    run["drain"]["complete"] = False
+    (folder / "run.json").write_text(json.dumps(run))
+
+
+def _with_a_clock_50_ms_behind(folder: Path) -> None:
+    _edit(
+        max((folder / "history").glob("consumer-*.ndjson"), key=lambda path: path.stat().st_size),
+        lambda lines: [{**line, "t_ns": line["t_ns"] - 50_000_000} for line in lines],
+    )
+
+
+PLANTED: tuple[tuple[Callable[[Path], None], str, dict[str, int]], ...] = (
+    (_with_two_effects_of_an_aggregate_swapped, "invalid", {"out_of_order": 1}),
+    (_with_an_invented_delivery, "invalid", {"phantom": 1}),
+    (_without_a_stored_answer, "invalid", {"unstored": 1}),
+    (_without_a_history_file, "unknown", {}),
+    (_with_the_drain_cut_short, "unknown", {}),
+    (_with_a_clock_50_ms_behind, "valid", {}),
+)
+
+
+@pytest.mark.parametrize("broker", BROKERS)
+def test_each_anomaly_planted_in_a_real_run_gives_exactly_that_finding(
+    killed: Callable[[str], Path], tmp_path: Path, broker: str
+) -> None:
+    clean = judge_folder(killed(broker)).counts
+    for plant, word, more in PLANTED:
+        folder = tmp_path / plant.__name__
+        shutil.copytree(killed(broker), folder)
+        plant(folder)
+        found = judge_folder(folder)
+        counts = {name: found.counts[name] - clean[name] for name in ANOMALIES}
+        assert (found.word, {name: extra for name, extra in counts.items() if extra}) == (word, more), plant.__name__
 
 
 def test_an_interrupted_run_stops_everything_and_leaves_an_unknown_verdict(tmp_path: Path) -> None:
