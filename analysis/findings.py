@@ -1,18 +1,30 @@
 """What may be said about a set of runs, each sentence derived from their verdicts; and what forbids saying more.
 
-Pure: takes what `run.json` and `verdict.json` hold. No sentence here states a fact that is not computed in its line.
+Pure: takes what `run.json`, `verdict.json` and `compare.json` hold. No sentence here states a fact that is not computed
+in its line. A run that is too short, off its schedule, on a machine that was busy with something else, or limited by
+another part than the broker is said to be so and compared in nothing.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from math import log
+from statistics import median
+from typing import Any, NamedTuple
 
-from analysis.estimates import FEWEST_REPEATS, median_ratio
+from analysis.comparison import CellNote
+from analysis.estimates import FEWEST_REPEATS, RatioEstimate, median_ratio
 from history.reader import RunFile
 
 SHORTEST_S = 10.0
 SLIP_ALLOWED_RATIO = 0.01
+DRIFT_ALLOWED_RATIO = 0.15
+"""How far a machine's speed, measured before each run, may be from the median of all runs."""
 FEWEST_SAMPLES = 1000
+NAMED_AT_MOST = 3
+"""Runs of one weakness that are named one by one; more are summed up."""
+TIMING = ("load.duration_s", "load.warm_up_s")
+"""`--set` keys that say how long a run took, not what it was about."""
+DEFAULT_STRATEGIES = {"publish": "outbox-leased", "consume": "inbox"}
 
 
 @dataclass(frozen=True)
@@ -23,6 +35,8 @@ class Result:
     """Its folder, relative to the report's."""
     run: RunFile
     verdict: dict[str, Any]
+    cell: CellNote | None = None
+    """What it was run for, where it belongs to a comparison."""
 
     @property
     def broker(self) -> str:
@@ -31,6 +45,33 @@ class Result:
     @property
     def word(self) -> str:
         return str(self.verdict["verdict"])
+
+    @property
+    def variant(self) -> tuple[str, ...]:
+        """What was set otherwise than in the scenario's file, but for how long it took."""
+        return tuple(word for word in self.run.sets or () if word.partition("=")[0] not in TIMING)
+
+    @property
+    def case(self) -> str:
+        """Runs of one case are repeats of one another, on either broker."""
+        return ", ".join((self.run.scenario, *self.variant))
+
+    @property
+    def naive(self) -> tuple[str, ...]:
+        """Strategies and seams that are not the default: a variant that may break the contract on purpose."""
+        named = [
+            f"{kind}={value}"
+            for kind, value in self.run.strategies.items()
+            if value != DEFAULT_STRATEGIES.get(kind, value)
+        ]
+        seams = self.run.settings.get("seams") or {}
+        return (*named, *(f"{seam}={value}" for seam, value in seams.items()))
+
+    @property
+    def work_per_s(self) -> float | None:
+        """How fast the machine was just before the run."""
+        found = self.run.machine.get("work_per_s")
+        return None if found is None else float(found)
 
     def count(self, name: str) -> int | None:
         found = self.verdict["counts"].get(name)
@@ -41,48 +82,117 @@ class Result:
         return None if found is None else float(found)
 
 
-def by_scenario(results: Sequence[Result]) -> dict[str, list[Result]]:
-    """Scenario -> its runs, both in order of first appearance."""
+def by_case(results: Sequence[Result]) -> dict[str, list[Result]]:
+    """Case -> its runs, both in order of first appearance."""
     found: dict[str, list[Result]] = {}
     for result in results:
-        found.setdefault(result.run.scenario, []).append(result)
+        found.setdefault(result.case, []).append(result)
     return found
+
+
+def on(runs: Sequence[Result], broker: str) -> list[Result]:
+    return [run for run in runs if run.broker == broker]
+
+
+class Weakness(NamedTuple):
+    """Why nothing is concluded from a run, or less."""
+
+    many: str
+    """Said of several runs: `are too short to conclude from`."""
+    one: str
+    """Said of this run, after its name."""
+    forbids: bool = True
+    """It is compared in nothing."""
+
+
+def weaknesses(result: Result, typical_work_per_s: float | None = None) -> list[Weakness]:
+    """All that weakens one run; `typical_work_per_s` is the median over all runs of the report."""
+    verdict = result.verdict
+    found = []
+    if result.word == "unknown":
+        found.append(Weakness("could not be judged", f" could not be judged: {'; '.join(verdict['reasons'])}."))
+    if verdict["measured_s"] < SHORTEST_S:
+        seconds = f"{verdict['measured_s']:g} s of load were measured"
+        found.append(Weakness("are too short to conclude from", f" is too short to conclude from: {seconds}."))
+    slip = verdict["slip_ratio"]
+    if slip is not None and slip > SLIP_ALLOWED_RATIO:
+        share = f"{slip:.1%} of the arrivals were not sent"
+        found.append(Weakness("did not keep their schedule", f" did not keep its schedule: {share}."))
+    saturated = verdict["saturated"]
+    if saturated is None:
+        found.append(
+            Weakness(
+                "have a limit that cannot be told, so their rates do not compare brokers",
+                ": which part was the limit cannot be told, so its rates do not compare brokers.",
+            )
+        )
+    elif saturated not in ("none", "broker"):
+        said = f"the limit was the {saturated}"
+        found.append(
+            Weakness(
+                f"were limited by the {saturated}, so their rates do not compare brokers",
+                f": {said}, so its rates do not compare brokers.",
+            )
+        )
+    if typical_work_per_s and result.work_per_s:
+        drift = result.work_per_s / typical_work_per_s - 1
+        if abs(drift) > DRIFT_ALLOWED_RATIO:
+            speed = (
+                f"the machine did {abs(drift):.0%} {'more' if drift > 0 else 'less'} work a second before it than usual"
+            )
+            found.append(Weakness("ran while the machine was not as fast as usual", f" is too noisy: {speed}."))
+    samples = result.latency_ms("commit_to_apply", "count") or 0
+    if samples < FEWEST_SAMPLES:
+        found.append(
+            Weakness(
+                f"have fewer than {FEWEST_SAMPLES:,} latency samples: their p99.9 says little",
+                f" has {samples:g} latency samples: its p99.9 says little.",
+                forbids=False,
+            )
+        )
+    return found
+
+
+def typical_work_per_s(results: Sequence[Result]) -> float | None:
+    """Median over the runs that measured it; None for fewer than two."""
+    measured = [result.work_per_s for result in results if result.work_per_s]
+    return median(measured) if len(measured) > 1 else None
+
+
+def conclusive(results: Sequence[Result]) -> list[Result]:
+    """The runs that figures may be compared of."""
+    typical = typical_work_per_s(results)
+    return [result for result in results if not any(weak.forbids for weak in weaknesses(result, typical))]
 
 
 def cautions(results: Sequence[Result]) -> list[str]:
     """What a reader must know before any figure; said at the top of the report."""
-    found = [caution for result in results for caution in _cautions_of(result)]
-    for scenario, runs in by_scenario(results).items():
-        brokers = sorted({run.broker for run in runs})
-        if len(brokers) == 1:
-            found.append(f"{scenario} ran on {brokers[0]} only: it compares nothing.")
-        found += _unequal(scenario, runs)
-    return found
-
-
-def _cautions_of(result: Result) -> list[str]:
-    verdict = result.verdict
+    typical = typical_work_per_s(results)
+    kinds: dict[str, list[tuple[Result, Weakness]]] = {}
+    for result in results:
+        for weak in weaknesses(result, typical):
+            # To find where a system gives way is what an overload is run for.
+            if not (result.cell is not None and result.cell.overload):
+                kinds.setdefault(weak.many, []).append((result, weak))
     found = []
-    if result.word == "unknown":
-        found.append(f"{result.name} could not be judged: {'; '.join(verdict['reasons'])}.")
-    if verdict["measured_s"] < SHORTEST_S:
-        found.append(f"{result.name} is too short to conclude from: {verdict['measured_s']:g} s of load were measured.")
-    slip = verdict["slip_ratio"]
-    if slip is not None and slip > SLIP_ALLOWED_RATIO:
-        found.append(f"{result.name} did not keep its schedule: {slip:.1%} of the arrivals were not sent.")
-    saturated = verdict["saturated"]
-    if saturated is None:
-        found.append(f"{result.name}: which part was the limit cannot be told, so its rates do not compare brokers.")
-    elif saturated not in ("none", "broker"):
-        found.append(f"{result.name}: the limit was the {saturated}, so its rates do not compare brokers.")
-    samples = result.latency_ms("commit_to_apply", "count") or 0
-    if samples < FEWEST_SAMPLES:
-        found.append(f"{result.name} has {samples:g} latency samples: its p99.9 says little.")
+    for many, weak_runs in kinds.items():
+        if len(weak_runs) <= NAMED_AT_MOST:
+            found += [result.name + weak.one for result, weak in weak_runs]
+        else:
+            names = ", ".join(result.name for result, _ in weak_runs[: NAMED_AT_MOST - 1])
+            found.append(f"{len(weak_runs)} runs {many}: {names} and {len(weak_runs) - NAMED_AT_MOST + 1} more.")
+    alone = {case: runs[0].broker for case, runs in by_case(results).items() if len({run.broker for run in runs}) == 1}
+    if len(alone) <= NAMED_AT_MOST:
+        found += [f"{case} ran on {broker} only: it compares nothing." for case, broker in alone.items()]
+    else:
+        found.append(f"{len(alone)} cases ran on one broker only and compare nothing: {'; '.join(alone)}.")
+    for case, runs in by_case(results).items():
+        found += _unequal(case, runs)
     return found
 
 
-def _unequal(scenario: str, runs: Sequence[Result]) -> list[str]:
-    """Runs of one scenario that were not given the same work."""
+def _unequal(case: str, runs: Sequence[Result]) -> list[str]:
+    """Runs of one case that were not given the same work."""
     found = []
     for name, value in (
         ("rate", lambda r: r.run.schedule.rate_per_s),
@@ -92,24 +202,133 @@ def _unequal(scenario: str, runs: Sequence[Result]) -> list[str]:
         ("code revision", lambda r: r.run.git_revision),
     ):
         if len({value(run) for run in runs}) > 1:
-            found.append(f"The runs of {scenario} differ in their {name}: they are not comparable in it.")
+            found.append(f"The runs of {case} differ in their {name}: they are not comparable in it.")
     return found
 
 
-def answer(results: Sequence[Result]) -> list[str]:
-    """The answer first: a few sentences a reader may quote."""
-    sentences = [_promises(results)]
-    for scenario, runs in by_scenario(results).items():
-        kafka, rabbitmq = (_judged(runs, broker) for broker in ("kafka", "rabbitmq"))
-        if not kafka or not rabbitmq:
+class Compared(NamedTuple):
+    """One figure of one case on both brokers; lower is better in all of them."""
+
+    case: str
+    what: str
+    unit: str
+    kafka: float
+    rabbitmq: float
+    estimate: RatioEstimate | None
+    """Kafka over RabbitMQ; None below three repeats a side, or where a value is nought."""
+
+    @property
+    def difference(self) -> str:
+        """What may be said: which is lower and by how much, or that nothing was shown."""
+        if self.estimate is None:
+            return f"fewer than {FEWEST_REPEATS} repeats: no difference is claimed"
+        if not self.estimate.shows_difference:
+            return "no difference shown"
+        return f"{'kafka' if self.estimate.ratio < 1 else 'rabbitmq'} is lower"
+
+    @property
+    def interval(self) -> str:
+        if self.estimate is None:
+            return "–"
+        return f"{self.estimate.ratio:.2f} ({self.estimate.low:.2f} to {self.estimate.high:.2f})"
+
+
+def compared(results: Sequence[Result]) -> list[Compared]:
+    """Every figure that both brokers have from runs that bear a conclusion, case by case."""
+    rows = []
+    for case, runs in by_case([result for result in conclusive(results) if not result.naive]).items():
+        kafka, rabbitmq = on(runs, "kafka"), on(runs, "rabbitmq")
+        if not kafka or not rabbitmq or _unequal(case, runs):
             continue
-        sentences += _recoveries(scenario, kafka, rabbitmq)
-        sentences += _latencies(scenario, kafka, rabbitmq)
+        for what, unit, value in _figures(kafka[0], rabbitmq[0]):
+            ours, theirs = _values(kafka, value), _values(rabbitmq, value)
+            if ours is None or theirs is None:
+                continue
+            enough = min(len(ours), len(theirs)) >= FEWEST_REPEATS and min(*ours, *theirs) > 0
+            estimate = median_ratio(ours, theirs) if enough else None
+            rows.append(Compared(case, what, unit, median(ours), median(theirs), estimate))
+    return rows
+
+
+Value = Callable[[Result], float | None]
+
+
+def _figures(kafka: Result, rabbitmq: Result) -> list[tuple[str, str, Value]]:
+    """What is compared: recovery from each fault that both had, latency, and what the broker used."""
+    faults = [fault for fault in kafka.verdict["recovery_s"] if fault in rabbitmq.verdict["recovery_s"]]
+
+    def recovery(fault: str) -> Value:
+        return lambda run: run.verdict["recovery_s"].get(fault)
+
+    return [
+        *((f"after {fault}, until confirmed and applied again", "s", recovery(fault)) for fault in faults),
+        ("half of the effects committed within", "ms", lambda run: run.latency_ms("commit_to_apply", "p50")),
+        ("99 % of the effects committed within", "ms", lambda run: run.latency_ms("commit_to_apply", "p99")),
+        ("the broker's CPU a million messages", "s", lambda run: _used(run, "cpu_s_per_million")),
+    ]
+
+
+def _used(run: Result, name: str) -> float | None:
+    found = run.verdict.get("resources", {}).get("broker", {}).get(name)
+    return None if found is None else float(found)
+
+
+def _values(runs: Sequence[Result], value: Value) -> list[float] | None:
+    """None where one run has no value: a recovery that never came is not left out of a median."""
+    found = [figure for run in runs if (figure := value(run)) is not None]
+    return found if found and len(found) == len(runs) else None
+
+
+SENTENCES = 4
+
+
+def answer(results: Sequence[Result]) -> list[str]:
+    """The answer first: a few sentences a reader may quote. The table of `compared` stands below them."""
+    sentences = [_promises([result for result in results if not result.naive])] if results else [_promises([])]
+    if all(result.naive for result in results) and results:
+        sentences = []
+    sentences += _naive([result for result in results if result.naive])
+    sentences += _never_recovered([result for result in results if not result.naive])
+    rows = compared(results)
+    sure = [row for row in rows if row.estimate is not None]
+    if sure:
+        lower = {
+            broker: sum(row.difference == f"{broker} is lower" for row in sure) for broker in ("kafka", "rabbitmq")
+        }
+        none_shown = sum(row.difference == "no difference shown" for row in sure)
+        sentences.append(
+            f"Of {_many(len(sure), 'figure')} with an interval, kafka is lower in {lower['kafka']} and rabbitmq in "
+            f"{lower['rabbitmq']}; {none_shown} show no difference."
+        )
+        shown = sorted((row for row in sure if row.difference != "no difference shown"), key=_strength, reverse=True)
+        sentences += [_sentence(row) for row in (shown or sure)[:SENTENCES]]
+    elif rows:
+        cases = list(dict.fromkeys(row.case for row in rows))
+        sentences += [_sentence(row) for row in rows if row.case in cases[:2] and "CPU" not in row.what][:SENTENCES]
+    elif {result.broker for result in results} >= {"kafka", "rabbitmq"}:
+        sentences.append("No figure of these runs compares the brokers.")
     return sentences
 
 
-def _judged(runs: Sequence[Result], broker: str) -> list[Result]:
-    return [run for run in runs if run.broker == broker and run.word != "unknown"]
+def _strength(row: Compared) -> float:
+    return abs(log(row.estimate.ratio)) if row.estimate is not None else 0.0
+
+
+def _sentence(row: Compared) -> str:
+    figures = f"{_figure(row.kafka)} {row.unit} on kafka and {_figure(row.rabbitmq)} {row.unit} on rabbitmq"
+    said = row.difference if row.estimate is None else f"kafka over rabbitmq: {row.estimate}"
+    return f"In {row.case}, {row.what}: {figures}; {said}."
+
+
+def _never_recovered(results: Sequence[Result]) -> list[str]:
+    """What was not confirmed and applied again: no median tells of it."""
+    return [
+        f"In {run.name} no message that was sent after {fault} was seen confirmed and applied."
+        for run in results
+        if run.word != "unknown"
+        for fault, after_s in run.verdict["recovery_s"].items()
+        if after_s is None
+    ]
 
 
 def _promises(results: Sequence[Result]) -> str:
@@ -136,63 +355,33 @@ def _promises(results: Sequence[Result]) -> str:
     return text[0].upper() + text[1:] + "."
 
 
-def _runs(number: int) -> str:
-    return f"{number} run" if number == 1 else f"{number} runs"
-
-
-def _recoveries(scenario: str, kafka: list[Result], rabbitmq: list[Result]) -> list[str]:
-    faults = [fault for fault in kafka[0].verdict["recovery_s"] if fault in rabbitmq[0].verdict["recovery_s"]]
-    return [
-        sentence
-        for fault in faults
-        if (
-            sentence := _compared(
-                f"In {scenario}, after {fault}, messages were confirmed and applied again after",
-                "s",
-                kafka,
-                rabbitmq,
-                lambda run, fault=fault: run.verdict["recovery_s"].get(fault),  # type: ignore[misc]
-            )
+def _naive(results: Sequence[Result]) -> list[str]:
+    """One sentence a naive strategy: what it broke, of how many."""
+    found = []
+    for strategy in dict.fromkeys(result.naive for result in results):
+        runs = [result for result in results if result.naive == strategy]
+        broke = [run for run in runs if run.word == "invalid"]
+        what = sorted(
+            {anomaly["name"] for run in broke for anomaly in run.verdict["anomalies"] if anomaly["forbidden"]}
         )
-    ]
+        names = ", ".join(strategy)
+        if broke:
+            said = f"broke its contract in {len(broke)} of {_runs(len(runs))} ({', '.join(what) or 'its books'})"
+        else:
+            judged = sum(run.word != "unknown" for run in runs)
+            said = f"broke nothing in the {_runs(judged)} that could be judged"
+        found.append(f"With {names} the shop {said}.")
+    return found
 
 
-def _latencies(scenario: str, kafka: list[Result], rabbitmq: list[Result]) -> list[str]:
-    sentence = _compared(
-        f"In {scenario}, half of the effects were committed within",
-        "ms after their event",
-        kafka,
-        rabbitmq,
-        lambda run: run.latency_ms("commit_to_apply", "p50"),
-    )
-    return [sentence] if sentence else []
+def _runs(number: int) -> str:
+    return _many(number, "run")
 
 
-def _compared(
-    what: str,
-    unit: str,
-    kafka: Sequence[Result],
-    rabbitmq: Sequence[Result],
-    value: Callable[[Result], float | None],
-) -> str | None:
-    """One sentence with both medians, and the ratio only with an interval; None where a side has no value."""
-    ours = [found for run in kafka if (found := value(run)) is not None]
-    theirs = [found for run in rabbitmq if (found := value(run)) is not None]
-    if len(ours) < len(kafka) or len(theirs) < len(rabbitmq) or min(*ours, *theirs) <= 0:
-        return None
-    text = f"{what} {_figure(_median(ours))} {unit} on kafka and {_figure(_median(theirs))} {unit} on rabbitmq"
-    if min(len(ours), len(theirs)) < FEWEST_REPEATS:
-        most = max(len(ours), len(theirs))
-        return f"{text}, measured {'once' if most == 1 else 'too seldom for an interval'}: no difference is claimed."
-    return f"{text}; kafka over rabbitmq: {median_ratio(ours, theirs)}."
+def _many(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def _figure(value: float) -> str:
     """Three digits where it is small; no exponent where it is large."""
     return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
-
-
-def _median(values: Sequence[float]) -> float:
-    ordered = sorted(values)
-    middle = len(ordered) // 2
-    return ordered[middle] if len(ordered) % 2 else (ordered[middle - 1] + ordered[middle]) / 2

@@ -1,54 +1,209 @@
-"""Which experiments make a comparison, in which order, and which of them are done already. Runs none of them.
+"""Which experiments make a comparison, in which order, and which fit a budget. Data and pure planning; runs nothing.
 
-Brokers alternate: what drifts on the machine while the matrix runs (heat, a neighbour) meets both alike.
+One factor at a time around one centre: the defaults at the scenario's own rate. The list is ordered by worth, so that a
+budget cuts from its end. Brokers alternate: what drifts on the machine while the matrix runs (heat, a neighbour) meets
+both alike.
 """
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from benchmarks.scenario import Scenario, load_scenario
+from benchmarks.scenario import Scenario, load_scenario, names
 
 BROKERS = ("kafka", "rabbitmq")
 QUICK = ("kill-mid-publish",)
-PART_S = 24.0
-"""What a cell takes beside its load: start of services and roles, drain, check."""
+HEADLINE = (
+    "steady",
+    "kill-mid-publish",
+    "broker-restart",
+    "lost-confirm",
+    "relay-crash",
+    "consumer-crash-after-commit",
+)
+"""Measured five times on each broker; only these carry intervals."""
+REPEATS = 5
+FIRST_REPEATS = 3
+"""From three repeats on there is an interval: worth more than anything measured once."""
+SWEEP = (0.01, 0.05, 0.10, 0.25, 0.50, 0.75, 0.90, 1.00, 1.05)
+"""Shares of the sustainable rate."""
+LAST = ("soak",)
+"""So long that everything else is worth more in its time."""
+LEFT_TO_SETTINGS = {"steady": 20.0}
+"""Seconds of load of what has no fault to wait for."""
+WARM_UP_S = 3.0
+TAIL_S = 12.0
+"""Load after the last fault has healed: enough to see both brokers confirm again."""
+PROBE_S = 10.0
+SWEEP_S = 15.0
+OVERHEAD_S = 17.0
+"""What a cell takes beside its load (services, roles, drain, check) until one was measured."""
+
+
+class Factor(NamedTuple):
+    """One thing changed, on one scenario."""
+
+    scenario: str
+    set: str
+    brokers: tuple[str, ...] = BROKERS
+    shows: tuple[str, ...] = ()
+    """Anomalies that this variant is predicted to show: a cell without them has not shown what it was run for."""
+    allows: tuple[str, ...] = ()
+    """Anomalies that it may show beyond its contract."""
+
+
+TIERS = (
+    Factor("steady", "durability=fsynced"),
+    Factor("steady", "durability=fire-and-forget"),
+    Factor("steady", "rabbitmq_queue_type=classic", ("rabbitmq",)),
+    Factor("steady", "rabbitmq_client=aio-pika", ("rabbitmq",)),
+    Factor("steady", "kafka_group_protocol=classic", ("kafka",)),
+)
+STRATEGIES = (
+    Factor("kill-mid-publish", "publish_strategy=direct-after-commit", shows=("lost",), allows=("out_of_order",)),
+    Factor("relay-crash", "consume_strategy=none", shows=("duplicated_effects",), allows=("out_of_order",)),
+    Factor("kill-mid-publish", "publish_strategy=direct-in-transaction", shows=("lost",), allows=("phantom",)),
+    Factor("two-relays", "publish_strategy=outbox-naive", shows=("duplicated_on_wire",), allows=("out_of_order",)),
+    Factor("consumer-crash-before-commit", "consume_strategy=ack-first", shows=("lost",)),
+    Factor("kill-mid-publish", "relay.confirm=none", shows=("lost",), allows=("out_of_order",)),
+    Factor("two-relays", "publish_strategy=outbox-skip-locked", allows=("out_of_order",)),
+    Factor("two-relays", "publish_strategy=outbox-for-update", allows=("out_of_order",)),
+    Factor("consumer-crash-after-commit", "consume_strategy=check-then-act", allows=("duplicated_effects",)),
+    Factor("consumer-crash-after-commit", "consume_strategy=unique-constraint", allows=("lost",)),
+    Factor("consumer-crash-after-commit", "consume_strategy=lock", allows=("duplicated_effects",)),
+    Factor("consumer-crash-after-commit", "consume_strategy=two-stage", allows=("duplicated_effects",)),
+)
+NUMBERS = (
+    Factor("steady", "roles.consumers=3"),
+    Factor("steady", "batch=1"),
+    Factor("steady", "partitions=1"),
+    Factor("steady", "linger_ms=50", ("kafka",)),
+    Factor("steady", "compression=snappy", ("kafka",)),
+)
 
 
 class Cell(NamedTuple):
+    """One run. `sets` are `--set` words; those of `variant` are what it is about, the others only its timing."""
+
+    part: str
     scenario: Scenario
     broker: str
-    repeat: int
+    repeat: int = 1
+    variant: tuple[str, ...] = ()
+    timing: tuple[str, ...] = ()
+    shows: tuple[str, ...] = ()
+    allows: tuple[str, ...] = ()
+    overload: bool = False
+    """It may well end unable to tell: it is there to find where the system gives way."""
+
+    @property
+    def sets(self) -> tuple[str, ...]:
+        return (*self.timing, *self.variant)
+
+    @property
+    def name(self) -> str:
+        """Also its folder's name: `steady+durability=fsynced`."""
+        return "+".join((self.scenario.name, *self.variant))
 
     def folder(self, out: Path) -> Path:
-        return out / self.broker / self.scenario.name / str(self.repeat)
+        return out / self.broker / self.name / str(self.repeat)
 
     def seed(self, first: int) -> int:
         """The same for both brokers: same arrivals, same choices, same faults."""
         return first + self.repeat - 1
 
     @property
-    def expected_s(self) -> float:
-        return self.scenario.load.warm_up_s + self.scenario.load.duration_s + PART_S
+    def load_s(self) -> float:
+        """Warm-up and load, with what `timing` says of them."""
+        given = dict(word.split("=", 1) for word in self.sets)
+        load = self.scenario.load
+        return float(given.get("load.warm_up_s", load.warm_up_s)) + float(given.get("load.duration_s", load.duration_s))
 
 
-def cells(scenarios: Sequence[str], repeats: int = 1) -> list[Cell]:
-    """In running order: the broker that goes first alternates from one pair to the next."""
-    order = []
-    for repeat in range(1, repeats + 1):
-        for number, name in enumerate(scenarios):
-            pair = BROKERS if (repeat + number) % 2 else BROKERS[::-1]
-            order += [Cell(load_scenario(name), broker, repeat) for broker in pair]
-    return order
+class Pair(NamedTuple):
+    """The runs that belong together: the same on each broker that can have it, in running order."""
+
+    cells: tuple[Cell, ...]
+
+    def expected_s(self, overhead_s: float) -> float:
+        return sum(cell.load_s + overhead_s for cell in self.cells)
 
 
-def is_done(cell: Cell, out: Path, first_seed: int) -> bool:
-    """Whether its folder holds a finished run of this very scenario and seed."""
-    try:
-        run = json.loads((cell.folder(out) / "run.json").read_text())
-        verdict = json.loads((cell.folder(out) / "verdict.json").read_text())
-    except (FileNotFoundError, json.JSONDecodeError):
-        return False
-    same_load = all(run["schedule"].get(name) == value for name, value in cell.scenario.load.model_dump().items())
-    return bool(run["seed"] == cell.seed(first_seed) and same_load and verdict["verdict"] != "unknown")
+def quick() -> list[Pair]:
+    return [_pair(Cell("headline", load_scenario(name), ""), BROKERS, n) for n, name in enumerate(QUICK)]
+
+
+def probe(broker: str, rate_per_s: float, duration_s: float = PROBE_S) -> Cell:
+    """One try of a rate."""
+    variant = (f"load.rate_per_s={rate_per_s:g}",)
+    return Cell("probe", load_scenario("steady"), broker, 1, variant, _timing(WARM_UP_S, duration_s), overload=True)
+
+
+def full(sustainable_per_s: float | None, scenarios: Sequence[str] | None = None) -> list[Pair]:
+    """Every pair of the whole matrix, the worthiest first. Without a sustainable rate there is no sweep."""
+    known = names() if scenarios is None else list(scenarios)
+    headline = [name for name in HEADLINE if name in known]
+    others = [name for name in known if name not in HEADLINE and name not in LAST]
+    last = [name for name in LAST if name in known]
+    wanted: list[tuple[Cell, tuple[str, ...]]] = []
+
+    def take(part: str, chosen: Sequence[str], repeats: Sequence[int] = (1,)) -> None:
+        for repeat in repeats:
+            for name in chosen:
+                scenario = load_scenario(name)
+                wanted.append((Cell(part, scenario, "", repeat, timing=shortened(scenario)), able(scenario)))
+
+    def vary(part: str, factors: Sequence[Factor]) -> None:
+        for factor in factors:
+            if factor.scenario in known:
+                scenario = load_scenario(factor.scenario)
+                cell = Cell(part, scenario, "", 1, (factor.set,), shortened(scenario), factor.shows, factor.allows)
+                wanted.append((cell, factor.brokers))
+
+    take("headline", headline, range(1, FIRST_REPEATS + 1))
+    if sustainable_per_s is not None and "steady" in known:
+        for share in SWEEP:
+            rate = f"{max(1.0, sustainable_per_s * share):.4g}"
+            cell = Cell("rate sweep", load_scenario("steady"), "", 1, (f"load.rate_per_s={rate}",),
+                        _timing(WARM_UP_S, SWEEP_S), overload=share >= 1)  # fmt: skip
+            wanted.append((cell, BROKERS))
+    vary("tiers, queue types and clients", TIERS)
+    vary("strategies", STRATEGIES[:6])
+    take("scenarios", others)
+    vary("strategies", STRATEGIES[6:])
+    take("headline", headline, range(FIRST_REPEATS + 1, REPEATS + 1))
+    vary("numbers", NUMBERS)
+    for name in last:
+        scenario = load_scenario(name)
+        wanted.append((Cell("scenarios", scenario, ""), able(scenario)))
+    return [_pair(cell, brokers, number) for number, (cell, brokers) in enumerate(wanted)]
+
+
+def able(scenario: Scenario) -> tuple[str, ...]:
+    """Brokers that can have its faults: Kafka has no alarms."""
+    return tuple(broker for broker in BROKERS if not (broker == "kafka" and "alarms" in scenario.needs))
+
+
+def shortened(scenario: Scenario) -> tuple[str, ...]:
+    """`--set` words that end a constant load soon after its last fault: many short runs show more than a few long."""
+    load = scenario.load
+    if load.shape != "constant" or scenario.random_faults:
+        return ()
+    ends = [fault.at_s + fault.for_s for fault in scenario.faults]
+    wanted_s = max(ends) + TAIL_S if ends else LEFT_TO_SETTINGS.get(scenario.name, load.duration_s)
+    return _timing(min(WARM_UP_S, load.warm_up_s), min(load.duration_s, wanted_s))
+
+
+def _timing(warm_up_s: float, duration_s: float) -> tuple[str, ...]:
+    return (f"load.warm_up_s={warm_up_s:g}", f"load.duration_s={duration_s:g}")
+
+
+def _pair(cell: Cell, brokers: Sequence[str], number: int) -> Pair:
+    """The broker that goes first alternates from one pair to the next, and of one case from repeat to repeat."""
+    swap = (number + cell.repeat) % 2 == 0
+    return Pair(tuple(cell._replace(broker=broker) for broker in (reversed(brokers) if swap else brokers)))
+
+
+def fits(pair: Pair, spent_s: float, budget_s: float | None, overhead_s: float) -> bool:
+    """Whether it would end within the budget; what does not fit is left out, and a shorter one after it may fit."""
+    return budget_s is None or spent_s + pair.expected_s(overhead_s) <= budget_s

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from benchmarks.calibration import work_per_s
 from benchmarks.in_flight import PublishesInFlight, dead_letters, in_flight_during, unknown_outcomes
 from benchmarks.scenario import Fault, Scenario
 from faults.catalogue import FAULTS, Lab
@@ -113,6 +114,7 @@ class _Run:
     sets: Sequence[str]
     started_at: str = field(default_factory=lambda: time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()))
     start_ns: int = 0
+    work_per_s: float = 0.0
     struck: Sequence[Struck] = ()
     drained: bool = False
     drain_s: float = 0.0
@@ -120,6 +122,7 @@ class _Run:
     def load(self) -> None:
         load = self.scenario.load
         self.show(Moment("start", 15))
+        self.work_per_s = work_per_s()
         self.system.start()
         self.start_ns = time.time_ns() + int((DRIVER_START_S + load.warm_up_s) * 1e9)
         self.system.start_driver({"load": load.model_dump(), "seed": self.seed, "start_ns": self.start_ns})
@@ -203,7 +206,7 @@ class _Run:
         return (self.recorder.now_ns() - self.start_ns) / 1e9
 
     def _run_file(self) -> dict[str, Any]:
-        load = self.scenario.load
+        load, described = self.scenario.load, self.system.describe()
         return {
             "format": 1,
             "broker": self.broker,
@@ -212,7 +215,8 @@ class _Run:
             "seed": self.seed,
             "sets": list(self.sets),
             "started_at": self.started_at,
-            **self.system.describe(),
+            **described,
+            "machine": {**described["machine"], "work_per_s": self.work_per_s},
             "contract": list(self.scenario.forbids),
             "schedule": {
                 **load.model_dump(),

@@ -7,7 +7,7 @@ one picture serves both. Lines differ by dash as well as colour.
 import re
 from collections.abc import Mapping, Sequence
 from html import escape
-from typing import Any
+from typing import Any, NamedTuple
 
 import altair
 import vl_convert
@@ -17,6 +17,8 @@ from analysis.findings import Result
 INK, GRID, BAND = "#24292f", "#d8dee4", "#f3d9d6"
 BROKER_COLOURS = {"kafka": "#0b62c4", "rabbitmq": "#b34700", "memory": "#6639ba"}
 OTHER_COLOUR = "#57606a"
+KEPT, BROKE, DOUBT = "#cdeed5", "#f7c9c4", "#f6e2b3"
+"""Of the heat map; its words say the same."""
 DARK = {
     INK: "#d5dbe1",
     GRID: "#3b434c",
@@ -25,6 +27,9 @@ DARK = {
     "#b34700": "#ff9d57",
     "#6639ba": "#bc9cff",
     OTHER_COLOUR: "#9aa4ae",
+    KEPT: "#1d4a2a",
+    BROKE: "#6b2a26",
+    DOUBT: "#57430f",
 }
 
 DARK_RULES = "".join(
@@ -34,6 +39,8 @@ DARK_RULES = "".join(
 """For `@media (prefers-color-scheme: dark)`."""
 
 WIDTH = 620
+SQUARE_PX = 112
+"""Of the heat map: as wide as its longest usual word."""
 
 
 def over_time(runs: Sequence[Result], column: str, title: str, unit: str, log: bool = False) -> str:
@@ -133,6 +140,117 @@ def stages(runs: Sequence[Result], names: Sequence[str], title: str) -> str:
     return _svg(chart, title)
 
 
+def against_rate(runs: Sequence[Result], stage: str, title: str) -> str:
+    """Latency of one stage by the planned rate: p50 and p99 of each broker, both axes logarithmic."""
+    rows = [
+        {"rate": run.run.schedule.rate_per_s, "ms": ms, "broker": run.broker, "percentile": percentile}
+        for run in runs
+        for percentile in ("p50", "p99")
+        if run.run.schedule.rate_per_s and (ms := run.latency_ms(stage, percentile))
+    ]
+    if len({row["rate"] for row in rows}) < 2:
+        return ""
+    chart = (
+        altair.Chart(_data(rows))
+        .mark_line(strokeWidth=2, point=True)
+        .encode(
+            x=altair.X("rate:Q", title="orders a second, planned", scale=altair.Scale(type="log")),
+            y=altair.Y("ms:Q", title="ms", scale=altair.Scale(type="log")),
+            color=_by_broker(rows)["color"],
+            strokeDash=altair.StrokeDash(
+                "percentile:N",
+                scale=altair.Scale(domain=["p50", "p99"], range=[[1, 0], [6, 3]]),
+                legend=altair.Legend(title=None, orient="top", symbolType="stroke"),
+            ),
+        )
+        .properties(width=WIDTH, height=220)
+    )
+    return _svg(chart, title)
+
+
+class Square(NamedTuple):
+    """One field of the heat map."""
+
+    row: str
+    column: str
+    broker: str
+    text: str
+    colour: str
+
+
+def heat_map(squares: Sequence[Square], title: str) -> str:
+    """Strategies down, faults across, a block a broker; the words say what the colours show."""
+    if not squares:
+        return ""
+    rows = [square._asdict() for square in squares]
+    columns = list(dict.fromkeys(square.column for square in squares))
+    base = altair.Chart(_data(rows)).encode(
+        x=altair.X("column:N", title=None, sort=columns, axis=altair.Axis(labelAngle=-35, labelLimit=220)),
+        y=altair.Y("row:N", title=None, sort=list(dict.fromkeys(s.row for s in squares)),
+                   axis=altair.Axis(labelLimit=220)),
+    )  # fmt: skip
+    boxes = base.mark_rect(stroke=GRID).encode(color=altair.Color("colour:N", scale=None))
+    texts = base.mark_text(fontSize=9, color=INK, limit=SQUARE_PX - 6).encode(text="text:N")
+    blocks = [
+        altair.layer(boxes, texts)
+        .transform_filter(altair.datum.broker == broker)
+        .properties(title=broker, width=altair.Step(SQUARE_PX), height=altair.Step(26))
+        for broker in sorted({square.broker for square in squares})
+    ]
+    return _svg(altair.vconcat(*blocks), title)
+
+
+def recoveries(runs: Sequence[Result], title: str) -> str:
+    """Seconds from each fault until messages were confirmed and applied again: a point a run, a line over repeats."""
+    rows = [
+        {"fault": f"{fault} ({run.run.scenario})", "s": after_s, "broker": run.broker}
+        for run in runs
+        for fault, after_s in run.verdict["recovery_s"].items()
+        if after_s is not None and after_s > 0
+    ]
+    if not rows:
+        return ""
+    names = list(dict.fromkeys(row["fault"] for row in rows))
+    base = altair.Chart(_data(rows)).encode(
+        y=altair.Y("fault:N", title=None, sort=names, axis=altair.Axis(labelLimit=320)),
+        yOffset="broker:N",
+        color=_by_broker(rows)["color"],
+        shape=altair.Shape(
+            "broker:N",
+            scale=altair.Scale(domain=sorted({row["broker"] for row in rows})),
+            legend=altair.Legend(title=None, orient="top"),
+        ),
+    )
+    seconds = altair.X("s:Q", title="seconds", scale=altair.Scale(type="log"))
+    points = base.mark_point(filled=True, size=45, opacity=1).encode(x=seconds)
+    spans = base.mark_rule(strokeWidth=2).encode(x=altair.X("min(s):Q", title="seconds"), x2="max(s):Q")
+    return _svg(altair.layer(spans, points).properties(width=WIDTH - 220, height=altair.Step(13)), title)
+
+
+def costs(runs: Sequence[Result], title: str) -> str:
+    """CPU seconds a million confirmed messages, by part; of one run a broker."""
+    rows = [
+        {"part": part, "s": use["cpu_s_per_million"], "broker": run.broker}
+        for run in runs
+        for part, use in run.verdict["resources"].items()
+        if part != "driver"
+    ]
+    if not rows:
+        return ""
+    chart = (
+        altair.Chart(_data(rows))
+        .mark_bar(height={"band": 0.8})
+        .encode(
+            x=altair.X("s:Q", title="CPU seconds a million confirmed messages"),
+            y=altair.Y("part:N", title=None, sort=["broker", "database", "relay", "consumer", "api"]),
+            yOffset="broker:N",
+            color=_by_broker(rows)["color"],
+        )
+        .properties(width=WIDTH - 80, height=altair.Step(14))
+    )
+    return _svg(chart, title)
+
+
 def _data(rows: Sequence[Mapping[str, Any]]) -> Any:
     return altair.Data(values=list(rows))  # type: ignore[no-untyped-call]
 
@@ -154,9 +272,13 @@ def _by_broker(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 def _svg(chart: Any, title: str) -> str:
     configured = chart.configure(background="transparent", font="sans-serif").configure_view(stroke=GRID)
-    configured = configured.configure_axis(
-        labelColor=INK, titleColor=INK, gridColor=GRID, domainColor=GRID, tickColor=GRID, titleFontWeight="normal"
-    ).configure_legend(labelColor=INK, titleColor=INK)
+    configured = (
+        configured.configure_axis(
+            labelColor=INK, titleColor=INK, gridColor=GRID, domainColor=GRID, tickColor=GRID, titleFontWeight="normal"
+        )
+        .configure_legend(labelColor=INK, titleColor=INK)
+        .configure_title(color=INK, anchor="start", fontSize=12)
+    )
     return _titled(vl_convert.vegalite_to_svg(configured.to_dict()), title)
 
 

@@ -1,4 +1,6 @@
-"""One self-contained `report.html`, a `report.md` and `charts/*.svg` from runs' folders; reading loads nothing."""
+"""One self-contained `report.html`, a `report.md`, a `report.json` and `charts/*.svg` from runs' folders; reading the
+page loads nothing.
+"""
 
 import re
 from collections.abc import Sequence
@@ -8,82 +10,56 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from analysis.checkers.verdict import COUNTS
-from analysis.findings import Result, answer, by_scenario, cautions
-from analysis.rendering import charts
+from analysis.checkers.verdict import COUNTS, write_json
+from analysis.claims import answered
+from analysis.comparison import Comparison
+from analysis.findings import Result, answer, by_case, cautions, compared
+from analysis.heat import squares
+from analysis.limits import limits
+from analysis.rendering import charts, content
 from analysis.timing.latency import STAGES
 from analysis.verdict import stored_verdict, write_verdict
 from history.reader import BrokenHistory, read_run
 
 LARGEST_BYTES = 6 * 2**20
-
-MEANINGS = {
-    "attempted": "requests sent, by idempotency key",
-    "acknowledged": "answered with success",
-    "unknown": "no answer, or one that says nothing",
-    "unstored": "acknowledged, and not in the database",
-    "committed": "events in the database",
-    "delivered": "handed to a group at least once",
-    "applied": "with an effect in the database",
-    "ignored": "understood, nothing to do",
-    "dead_lettered": "given up, kept with its reason",
-    "parked": "held back by the relay",
-    "lost": "committed, and without an end in a group",
-    "unseen": "not there yet when the run ended",
-    "phantom": "seen or applied, never committed",
-    "recovered": "publish outcome unknown, yet delivered",
-    "duplicated_on_wire": "deliveries beyond the first",
-    "duplicated_effects": "effects beyond the first",
-    "out_of_order": "applied after a newer one",
-    "late_by_redrive": "the same, by a retried dead letter",
-    "undelivered_effect": "applied, never seen delivered",
-}
+KEPT_COLOURS = {"kept": charts.KEPT, "broke": charts.BROKE, "unknown": charts.DOUBT}
 
 
-def render(folders: Sequence[Path], out: Path) -> Path:
-    """Write `out` (HTML), and beside it the same name with .md and charts/. Returns `out`.
+def render(folders: Sequence[Path], out: Path, comparison: Comparison | None = None) -> Path:
+    """Write `out` (HTML), and beside it the same name with .md and .json, and charts/. Returns `out`.
 
     A folder without a verdict is judged first. Raises BrokenHistory where one has no readable run.json, ValueError
     for no folder at all.
     """
-    if not folders:
-        raise ValueError("a report needs at least one run's folder")
-    results = [read_result(folder, folders) for folder in folders]
+    results = read_results(folders, comparison)
     out.parent.mkdir(parents=True, exist_ok=True)
-    sections = [_section(scenario, runs) for scenario, runs in by_scenario(results).items()]
-    drawn = {chart["file"]: chart["svg"] for section in sections for chart in section["charts"]}
+    page = arrange(results, comparison)
     (out.parent / "charts").mkdir(exist_ok=True)
-    for name, svg in drawn.items():
-        (out.parent / "charts" / name).write_text(charts.standalone(svg), encoding="utf-8")
-    content = {
-        "answer": answer(results),
-        "cautions": cautions(results),
-        "results": results,
-        "sections": sections,
-        "counts": COUNTS,
-        "meanings": MEANINGS,
-        "stages": STAGES,
-        "settings": settings_table(results),
-        "versions": _table(results, "versions") + _table(results, "machine"),
-        "anomalies": _anomalies(results),
-        "dark_rules": Markup(charts.DARK_RULES),
-    }
-    html = _environment(html=True).get_template("report.html").render(content)
-    out.write_text(html, encoding="utf-8")
-    out.with_suffix(".md").write_text(
-        _environment(html=False).get_template("report.md").render(content), encoding="utf-8"
-    )
+    for chart in (*page["overall"], *(chart for section in page["sections"] for chart in section["charts"])):
+        (out.parent / "charts" / chart["file"]).write_text(charts.standalone(chart["svg"]), encoding="utf-8")
+    for ending, html in ((".html", True), (".md", False)):
+        text = _environment(html).get_template(f"report{ending}").render(page)
+        out.with_suffix(ending).write_text(text, encoding="utf-8")
+    write_json(out.with_suffix(".json"), for_programs(results, comparison))
     return out
 
 
-def read_result(folder: Path, beside: Sequence[Path]) -> Result:
+def read_results(folders: Sequence[Path], comparison: Comparison | None = None) -> list[Result]:
+    """Every run with its verdict and, in a comparison, what it was run for."""
+    if not folders:
+        raise ValueError("a report needs at least one run's folder")
+    cells = {cell.folder: cell for cell in comparison.cells} if comparison is not None else {}
+    return [read_result(folder, folders, cells.get("/".join(folder.parts[-3:]))) for folder in folders]
+
+
+def read_result(folder: Path, beside: Sequence[Path], cell: Any = None) -> Result:
     """A run and its verdict; its name is the part of its path that tells it from the others."""
     run = read_run(folder)
     verdict = stored_verdict(folder) or write_verdict(folder).fields
     missing = {"verdict", "counts", "latency_ms", "series", "curves", "faults", "measured_s"} - verdict.keys()
     if missing:
         raise BrokenHistory(f"verdict.json of {folder.name} lacks {', '.join(sorted(missing))}; write it again")
-    return Result(_name(folder, beside), run, verdict)
+    return Result(_name(folder, beside), run, verdict, cell)
 
 
 def _name(folder: Path, beside: Sequence[Path]) -> str:
@@ -96,74 +72,136 @@ def _name(folder: Path, beside: Sequence[Path]) -> str:
     return folder.name
 
 
-def settings_table(results: Sequence[Result]) -> list[tuple[str, list[str]]]:
-    """Setting -> its value in each run, for every setting that any run names; strategies and schedule first."""
-    rows: list[tuple[str, list[str]]] = []
-    for group in ("strategies", "schedule", "settings"):
-        rows += _table(results, group)
-    return rows
+def arrange(results: Sequence[Result], comparison: Comparison | None) -> dict[str, Any]:
+    """All that the templates show."""
+    shown = content.shown(results)
+    rows = compared(results)
+    sure = [row for row in rows if row.estimate is not None]
+    settings = [row for field in ("strategies", "schedule", "settings") for row in content.table(shown, field)]
+    return {
+        "answer": answer(results),
+        "cautions": cautions(results),
+        "compared": sure or rows,
+        "compared_once": [row for row in rows if row.estimate is None] if sure else [],
+        "comparison": comparison,
+        "left_out": content.left_out(comparison) if comparison else [],
+        "results": results,
+        "sections": [_section(case, runs) for case, runs in content.detailed(results).items()],
+        "overall": _overall(results),
+        "columns": content.columns(results),
+        "grouped": list(results) if len(results) <= content.SIDE_BY_SIDE else [],
+        "counts": COUNTS,
+        "meanings": content.MEANINGS,
+        "books": content.books(results),
+        "stages": STAGES,
+        "squares": squares(results),
+        "claims": answered(results),
+        "equivalents": content.equivalents(results),
+        "shown": shown,
+        "settings": settings,
+        "versions": content.table(shown, "versions") + content.table(shown, "machine"),
+        "anomalies": content.anomalies(results),
+        "limits": limits(results),
+        "again": content.again(comparison) if comparison else "",
+        "lines": [(result, content.reproduce(result)) for result in results],
+        "dark_rules": Markup(charts.DARK_RULES),
+    }
 
 
-def _table(results: Sequence[Result], field: str) -> list[tuple[str, list[str]]]:
-    flat = []
-    for result in results:
-        value = getattr(result.run, field)
-        flat.append(_flat(value if isinstance(value, dict) else value.model_dump()))
-    names = list(dict.fromkeys(name for columns in flat for name in columns))
-    return [(name, [columns.get(name, "–") for columns in flat]) for name in names]
+def _overall(results: Sequence[Result]) -> list[dict[str, str]]:
+    """Charts over all cases."""
+    plain = [result for result in results if not result.naive]
+    swept = [
+        result for result in plain
+        if {word.partition("=")[0] for word in result.variant} <= {"load.rate_per_s"} and not result.verdict["faults"]
+        and result.run.scenario == "steady"
+    ]  # fmt: skip
+    untouched = [result for result in plain if not result.variant] or plain
+    cases = by_case(untouched)
+    cheapest = cases.get("steady") or next(iter(cases.values()), [])
+    # Most scenarios are run with the default only: the table has them, the picture compares.
+    tried = {result.run.scenario for result in results if result.naive}
+    heat = [
+        charts.Square(each.strategy, each.scenario, each.broker, each.text, KEPT_COLOURS[each.word])
+        for each in squares(results)
+        if each.scenario in tried
+    ]
+    drawn = [
+        ("rates", "Latency from request to effect by the rate of orders; solid p50, dashed p99", charts.against_rate(
+            swept, "request_to_apply", "Latency against rate")),
+        ("faults", "Strategies against faults: what each broke", charts.heat_map(heat, "Strategies against faults")),
+        ("recovery", "Seconds from a fault until messages were confirmed and applied again, a point a run",
+            charts.recoveries(untouched, "Recovery by fault")),
+        ("costs", f"CPU a million confirmed messages in {cheapest[0].case if cheapest else ''}", charts.costs(
+            content.pictured(cheapest), "CPU a million messages")),
+    ]  # fmt: skip
+    return [
+        {"name": name, "file": f"{name}.svg", "caption": caption, "svg": svg} for name, caption, svg in drawn if svg
+    ]
 
 
-def _flat(value: dict[str, Any], prefix: str = "") -> dict[str, str]:
-    found: dict[str, str] = {}
-    for name, inner in value.items():
-        if isinstance(inner, dict):
-            found |= _flat(inner, f"{prefix}{name}.")
-        else:
-            found[prefix + name] = "–" if inner is None else str(inner)
-    return found
-
-
-def _section(scenario: str, runs: list[Result]) -> dict[str, Any]:
+def _section(case: str, runs: list[Result]) -> dict[str, Any]:
+    pictured = content.pictured(runs)
     drawn = [
         ("applied", "Effects committed each second", charts.over_time(
-            runs, "applied_per_s", f"{scenario}: effects committed each second", "per second")),
+            pictured, "applied_per_s", f"{case}: effects committed each second", "per second")),
         ("latency", "Slowest 1 % of each second (p99, from the intended time to the effect)", charts.over_time(
-            runs, "latency_p99_ms", f"{scenario}: p99 latency of each second", "ms", log=True)),
+            pictured, "latency_p99_ms", f"{case}: p99 latency of each second", "ms", log=True)),
         ("lag", "Messages that groups had not acked yet", charts.over_time(
-            runs, "lag_messages", f"{scenario}: lag over time", "messages")),
+            pictured, "lag_messages", f"{case}: lag over time", "messages")),
         ("outbox", "Messages waiting in the outbox", charts.over_time(
-            runs, "outbox_messages", f"{scenario}: outbox depth over time", "messages")),
+            pictured, "outbox_messages", f"{case}: outbox depth over time", "messages")),
         ("percentiles", "How long from commit to effect, by how rare it is", charts.percentiles(
-            runs, "commit_to_apply", f"{scenario}: latency percentiles from commit to effect")),
+            runs, "commit_to_apply", f"{case}: latency percentiles from commit to effect")),
         ("stages", "Where a message's time goes", charts.stages(
-            runs, STAGES, f"{scenario}: stages from p50 to p99")),
+            pictured, STAGES, f"{case}: stages from p50 to p99")),
     ]  # fmt: skip
-    prefix = re.sub(r"[^a-z0-9]+", "-", scenario.lower()).strip("-")
+    prefix = re.sub(r"[^a-z0-9]+", "-", case.lower()).strip("-")
     return {
-        "scenario": scenario,
+        "case": case,
+        "id": f"case-{prefix}",
+        "in_contents": not runs[0].variant,
+        "question": next((q for run in runs if (q := (run.run.model_extra or {}).get("question"))), ""),
         "runs": runs,
+        "pictured": [run.name for run in pictured] if len(pictured) < len(runs) else [],
         "charts": [
             {"file": f"{prefix}-{name}.svg", "caption": caption, "svg": svg} for name, caption, svg in drawn if svg
         ],
     }
 
 
-def _anomalies(results: Sequence[Result]) -> list[dict[str, Any]]:
-    """Each anomaly of each run with the lives of its first ids."""
-    return [
-        {
-            "run": result.name,
-            "name": anomaly["name"],
-            "count": anomaly["count"],
-            "forbidden": anomaly["forbidden"],
-            "meaning": MEANINGS[anomaly["name"]],
-            "first": [
-                {**finding, "life": result.verdict["lives"].get(finding["id"], [])} for finding in anomaly["first"]
-            ],
-        }
-        for result in results
-        for anomaly in sorted(result.verdict["anomalies"], key=lambda found: not found["forbidden"])
-    ]
+def for_programs(results: Sequence[Result], comparison: Comparison | None) -> dict[str, Any]:
+    """`report.json`: what the report says, and of each run what can be compared; no lives and no series."""
+    left = ("series", "curves", "lives", "groups")
+    return {
+        "format": 1,
+        "answer": answer(results),
+        "cautions": cautions(results),
+        "compared": [
+            {**row._asdict(), "estimate": vars(row.estimate) if row.estimate else None, "difference": row.difference}
+            for row in compared(results)
+        ],
+        "claims": [claim._asdict() for claim in answered(results)],
+        "limits": limits(results),
+        "comparison": comparison.model_dump(mode="json") if comparison else None,
+        "runs": [
+            {
+                "name": result.name,
+                "case": result.case,
+                "started_at": result.run.started_at,
+                "git_revision": result.run.git_revision,
+                "versions": result.run.versions,
+                "machine": result.run.machine,
+                "reproduce": content.reproduce(result),
+                **{name: value for name, value in result.verdict.items() if name not in left},
+                "anomalies": [
+                    {name: value for name, value in anomaly.items() if name != "first"}
+                    for anomaly in result.verdict["anomalies"]
+                ],
+            }
+            for result in results
+        ],
+    }
 
 
 def _environment(html: bool) -> Environment:

@@ -71,7 +71,7 @@ def test_what_a_run_holds_cannot_become_markup(report: Path) -> None:
 def test_every_chart_is_drawn_for_both_brokers_and_named(report: Path) -> None:
     charts = sorted((report.parent / "charts").glob("*.svg"))
     assert [chart.stem.removeprefix("kill-mid-publish-") for chart in charts] == [
-        "applied", "lag", "latency", "outbox", "percentiles", "stages",
+        "costs", "applied", "lag", "latency", "outbox", "percentiles", "stages", "recovery",
     ]  # fmt: skip
     for chart in charts:
         text = chart.read_text()
