@@ -9,13 +9,12 @@ from typing import Annotated, Any, Literal, Protocol
 from uuid import UUID
 
 import orjson
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import APIRouter, Query, Response
 from pydantic import AwareDatetime, Field
 
-from core.api.body import JsonRoute
+from core.api.body import AdminRoute
 from core.api.models import Sent, problems_of
 from core.api.problems import Problem
-from core.api.tokens import TokenSettings, admin_of
 
 PROBLEMS = problems_of(400, 401, 403, 409, 413, 422, 503)
 MAX_LIMIT = 1_000
@@ -66,24 +65,21 @@ class ReplayRequest(Sent):
     source: Literal["events", "broker"] = "events"
 
 
-def admin_router(operations: Operations, tokens: TokenSettings) -> APIRouter:
-    router = APIRouter(prefix="/admin", tags=["admin"], route_class=JsonRoute)
+def admin_router(operations: Operations) -> APIRouter:
+    router = APIRouter(prefix="/admin", tags=["admin"], route_class=AdminRoute)
 
     @router.post("/retry-dlq", responses=PROBLEMS)
-    def post_retry(request: Request, body: RetryRequest) -> Response:
+    def post_retry(body: RetryRequest) -> Response:
         """Run each letter's group on it: effect, inbox row and closed letter in one transaction."""
-        admin_of(tokens, request)
         return _json(operations.retry_letters(body.stream, body.group, body.limit))
 
     @router.post("/outbox/requeue", responses=PROBLEMS)
-    def post_requeue(request: Request, body: RequeueRequest) -> Response:
+    def post_requeue(body: RequeueRequest) -> Response:
         """Let parked keys go again, their attempts counted anew."""
-        admin_of(tokens, request)
         return _json({"requeuedKeys": operations.requeue(body.keys)})
 
     @router.get("/audit", responses=PROBLEMS)
     def get_audit(
-        request: Request,
         since: Annotated[AwareDatetime | None, Query(description="Only what occurred since then.")] = None,
         about: Annotated[
             str | None,
@@ -91,13 +87,11 @@ def admin_router(operations: Operations, tokens: TokenSettings) -> APIRouter:
         ] = None,
     ) -> Response:
         """Reconcile the broker's log with the database; or, `about` one thing, where each of its events is."""
-        admin_of(tokens, request)
         return _json(operations.audit(since) if about is None else operations.follow(about))
 
     @router.post("/replay", responses=PROBLEMS)
-    def post_replay(request: Request, body: ReplayRequest) -> Response:
+    def post_replay(body: ReplayRequest) -> Response:
         """Apply for one group what it never applied, or recompute its effects from the beginning."""
-        admin_of(tokens, request)
         if sum((body.event_ids is not None, body.since is not None, body.from_beginning)) != 1:
             raise Problem(422, "Name exactly one of eventIds, since and fromBeginning.")
         ids = None if body.event_ids is None else [str(id_) for id_ in body.event_ids]

@@ -12,7 +12,7 @@ from fastapi.routing import APIRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from core.api.problems import Problem, problem
-from core.api.tokens import caller_of
+from core.api.tokens import admin_of, caller_of
 
 MAX_BODY_BYTES = 262_144
 
@@ -56,11 +56,19 @@ class JsonRequest(Request):
 class JsonRoute(APIRoute):
     """A route for callers with a valid token: 401 comes before anything that could be wrong with the body."""
 
+    check_caller = staticmethod(caller_of)
+
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handle = super().get_route_handler()
 
         async def with_json(request: Request) -> Response:
-            caller_of(request.app.state.tokens, request)
+            self.check_caller(request.app.state.tokens, request)
             return await handle(JsonRequest(request.scope, request.receive))
 
         return with_json
+
+
+class AdminRoute(JsonRoute):
+    """The same for callers with the admin scope: 403 comes before the body too."""
+
+    check_caller = staticmethod(admin_of)

@@ -6,7 +6,7 @@ They need the admin scope: a gateway is no customer.
 import orjson
 from fastapi import APIRouter, Request, Response
 
-from core.api.body import JsonRoute
+from core.api.body import AdminRoute
 from core.api.models import FailRequest, PaymentAnswer, problems_of
 from core.api.tokens import TokenSettings, admin_of
 from core.commands.context import Context
@@ -17,7 +17,7 @@ PROBLEMS = problems_of(400, 401, 403, 404, 409, 413, 422, 503)
 
 
 def payments_router(context: Context, tokens: TokenSettings) -> APIRouter:
-    router = APIRouter(tags=["payments"], route_class=JsonRoute)
+    router = APIRouter(tags=["payments"], route_class=AdminRoute)
 
     @router.post("/payments/{transaction_key}/complete", response_model=PaymentAnswer, responses=PROBLEMS)
     def post_complete(request: Request, transaction_key: str) -> Response:
