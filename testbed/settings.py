@@ -108,6 +108,8 @@ class Settings(BaseSettings):
     """Where a relay or consumer answers /metrics; 0: nowhere. The API answers it on its own port."""
     environment: Annotated[Literal["development", "production"], BeforeValidator(_lower)] = "development"
     jwt_secret: str = ""
+    phone_secret: str = ""
+    """Keys the hashes of phone numbers: whoever changes it does not find earlier applications any more."""
     seed: int = 0
     history_dir: str = ""
     """Where this process writes its history; empty: it keeps none."""
@@ -155,6 +157,13 @@ class Settings(BaseSettings):
         if self.environment == "development":
             return DEVELOPMENT_SECRET
         raise SettingError("JWT_SECRET is empty and ENVIRONMENT=production: set it to at least 32 random characters")
+
+    @property
+    def phone_key(self) -> str:
+        """Empty in development: then it follows from the other secret."""
+        if not self.phone_secret and self.environment != "development":
+            raise SettingError("PHONE_SECRET is empty and ENVIRONMENT=production: set it to a random text")
+        return self.phone_secret
 
     def seam(self, name: str) -> str:
         """The value in force: `--set seam=value`, else what the strategies name, else the default."""

@@ -277,6 +277,7 @@ def api_deps(
         token_settings(settings),
         operations=operations,
         create_order=SyncOrders() if settings.seam("flow") == "sync" else create_order,
+        phone_secret=settings.phone_key,
     )
 
 
@@ -319,7 +320,7 @@ def as_environment(settings: Settings) -> dict[str, str]:
 def effective_settings(settings: Settings) -> dict[str, object]:
     """Every setting in force, for run.json; addresses and secrets left out, they say nothing about the run."""
     hidden = {"database_url", "rabbitmq_url", "rabbitmq_management_url", "kafka_bootstrap_servers", "jwt_secret"}
-    hidden |= {"outside_world_url", "history_dir", "crash_at", "topic_prefix", "api_host", "api_port"}
+    hidden |= {"outside_world_url", "phone_secret", "history_dir", "crash_at", "topic_prefix", "api_host", "api_port"}
     return {**settings.model_dump(exclude=hidden), settings.broker: broker_settings(settings)}
 
 

@@ -8,9 +8,12 @@ from sqlalchemy import text
 from core.api import problems
 from core.api.admin import Operations, admin_router
 from core.api.body import MAX_BODY_BYTES, LimitBody
+from core.api.notifications import notifications_router
+from core.api.order_views import order_views_router
 from core.api.orders import orders_router
 from core.api.payments import payments_router
 from core.api.products import products_router
+from core.api.tickets import tickets_router
 from core.api.tokens import TokenSettings
 from core.commands.context import Context
 from core.commands.orders import CreatesOrder, create_order
@@ -25,6 +28,12 @@ class Deps:
     """What the routes below /admin do; without it they are not there."""
     create_order: CreatesOrder = create_order
     """Seam `flow`: what a request for an order does before it is answered."""
+    phone_secret: str = ""
+    """Keys the hashes of phone numbers; empty: made from the tokens' secret, which production must not rely on."""
+
+    @property
+    def phone_key(self) -> bytes:
+        return (self.phone_secret or f"phone numbers {self.tokens.secret}").encode()
 
 
 def create_app(deps: Deps) -> FastAPI:
@@ -32,11 +41,15 @@ def create_app(deps: Deps) -> FastAPI:
     app = FastAPI(title="The shop", version="1", description="Orders, by events, on Kafka or RabbitMQ.")
     app.state.tokens = deps.tokens
     problems.install(app)
-    for router in (
+    routers = (
         orders_router(deps.context, deps.tokens, deps.create_order),
         products_router(deps.context, deps.tokens),
         payments_router(deps.context, deps.tokens),
-    ):
+        tickets_router(deps.context, deps.tokens, deps.phone_key),
+        notifications_router(deps.context, deps.tokens),
+        order_views_router(deps.context, deps.tokens),
+    )
+    for router in routers:
         app.include_router(router, prefix="/api/v1")
         app.include_router(router, prefix="/api", include_in_schema=False)
 

@@ -4,7 +4,7 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, StringConstraints
 from pydantic.alias_generators import to_camel
 
 from core.domain.orders import MAX_LINES, MAX_QUANTITY
@@ -63,6 +63,15 @@ class CancelRequest(Sent):
     ) = Field(default=None, description="The caller, if left out.")
 
 
+class TicketRequest(Sent):
+    show: Annotated[str, StringConstraints(min_length=1, max_length=200), AfterValidator(_without_nul)] = Field(
+        examples=["Music Bank"]
+    )
+    phone: SecretStr = Field(
+        min_length=1, max_length=40, examples=["+82 10-1234-5678"], description="Kept as a keyed hash and a mask only."
+    )
+
+
 class Given(BaseModel):
     model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True)
 
@@ -118,6 +127,46 @@ class MetricsAnswer(Given):
     sales: int
     likes: int
     views: int
+
+
+class TicketAnswer(Given):
+    id: str
+    customer_id: str
+    show: str
+    phone_masked: str = Field(examples=["*********5678"])
+    status: str = Field(examples=["APPLIED"])
+    applied_at: datetime
+
+
+class NotificationAnswer(Given):
+    id: int
+    type: str = Field(examples=["ORDER_CREATED"])
+    channel: str = Field(examples=["PUSH"])
+    message: str = Field(examples=["Order 1000001 was created: 200.00"])
+    created_at: datetime
+
+
+class NotificationPage(Given):
+    notifications: list[NotificationAnswer]
+    next_before: int | None = Field(description="Ask for `?before=` this to get the next page; null on the last one.")
+
+
+class OrderViewAnswer(Given):
+    id: str
+    order_number: str
+    customer_id: str
+    total_amount: float
+    status: str
+    is_stock_confirmed: bool
+    cancellation_reason: str | None
+    created_at: datetime
+    updated_at: datetime
+    version: int = Field(description="The newest event of the order that was projected.")
+
+
+class OrderViewPage(Given):
+    orders: list[OrderViewAnswer]
+    next_before: str | None = Field(description="Ask for `?before=` this to get the next page; null on the last one.")
 
 
 class ProblemAnswer(BaseModel):

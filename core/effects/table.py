@@ -6,7 +6,19 @@ from dataclasses import dataclass
 from sqlalchemy import Engine, Table
 
 from core.domain.events import EVENT_TYPES
-from core.effects import inventory_service, order_saga, order_service, payment_service, product_metrics
+from core.effects import (
+    analytics_service,
+    data_platform,
+    email_service,
+    inventory_service,
+    notification_service,
+    order_saga,
+    order_service,
+    payment_service,
+    points_coupons,
+    product_metrics,
+    read_model,
+)
 from core.effects.outside_calls import OutsideCalls
 from core.inbox.handlers import EventSink, GroupHandler
 from core.messaging.topology import Route, Topology
@@ -38,6 +50,26 @@ GROUPS: Mapping[str, Group] = {
     ),
     "order-saga": Group(order_saga.TAKES, order_saga.run_sagas, 100, sweep=order_saga.move_on_overdue),
     "order-service": Group(order_service.TAKES, order_service.obey, 100),
+    "email-service": Group(email_service.TAKES, email_service.reserve_mails, 10, calls=email_service.CALLS),
+    "notification-service": Group(
+        notification_service.TAKES, notification_service.notify, 100, calls=notification_service.CALLS
+    ),
+    "data-platform": Group(data_platform.TAKES, data_platform.feed_platform, 10, calls=data_platform.CALLS),
+    "analytics-service": Group(
+        analytics_service.TAKES,
+        analytics_service.count_events,
+        3_000,
+        own_tables=lambda shop: (shop.reactions.analytics_minute, shop.reactions.order_anomaly),
+    ),
+    "points-coupons": Group(
+        points_coupons.TAKES,
+        points_coupons.reward,
+        100,
+        own_tables=lambda shop: (shop.reactions.points_account, shop.reactions.points_movement, shop.reactions.coupon),
+    ),
+    "read-model": Group(
+        read_model.TAKES, read_model.project_orders, 100, own_tables=lambda shop: (shop.reactions.order_read_model,)
+    ),
     "product-metrics": Group(
         product_metrics.TAKES, product_metrics.count_facts, 3_000, own_tables=lambda shop: (shop.product_metrics,)
     ),

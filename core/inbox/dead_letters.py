@@ -77,8 +77,14 @@ class DeadLetterService:
         """Rows first, then the ack."""
         rows = [_row(delivery) for delivery in deliveries]
         ids = [delivery.envelope.id for delivery in deliveries if delivery.envelope]
+        keep = insert(self._failed_event).on_conflict_do_nothing().returning(self._failed_event.c.consumer_group)
         with self._engine.begin() as connection:
-            connection.execute(insert(self._failed_event).on_conflict_do_nothing(), rows)
+            new = connection.execute(keep, rows).scalars().all()
+        if new:
+            log.error(
+                "dead letters were kept, someone must act: testbed dlq list",
+                extra={"letters": len(new), "groups": sorted(set(new))},
+            )
         self._probe.reach(Step.APPLIED, ids, group=DEAD_LETTER_GROUP, outcomes=["applied"] * len(ids))
         self._subscriber.ack(deliveries)
         self._probe.reach(Step.ACKED, ids, group=DEAD_LETTER_GROUP)

@@ -25,6 +25,7 @@ from sqlalchemy import (
 )
 
 from core.storage.outside_calls import outside_call_table
+from core.storage.reactions import ReactionTables, reaction_tables
 
 
 @dataclass(frozen=True)
@@ -42,11 +43,13 @@ class ShopTables:
     product_like: Table
     product_metrics: Table
     request: Table
+    ticket: Table
+    reactions: ReactionTables
 
     @property
     def outside_calls(self) -> tuple[Table, ...]:
         """Every table of calls to the outside world."""
-        return (self.payment_call,)
+        return self.payment_call, *self.reactions.outside_calls
 
 
 def shop_tables(metadata: MetaData, schema: str | None = None) -> ShopTables:
@@ -202,6 +205,20 @@ def shop_tables(metadata: MetaData, schema: str | None = None) -> ShopTables:
         Column("answered_at", DateTime(timezone=True), nullable=False, server_default=func.clock_timestamp()),
         schema=schema,
     )
+    ticket = Table(
+        "ticket",
+        metadata,
+        Column("id", Uuid, primary_key=True),
+        Column("customer_id", String(100), nullable=False),
+        # Keyed hash and mask: the phone number itself is kept nowhere.
+        Column("phone_hash", String(64), nullable=False, index=True),
+        Column("phone_masked", String(40), nullable=False),
+        Column("show", String(200), nullable=False),
+        Column("status", String(20), nullable=False),
+        Column("version", BigInteger, nullable=False),
+        Column("applied_at", DateTime(timezone=True), nullable=False),
+        schema=schema,
+    )
     return ShopTables(
         product=product,
         orders=orders,
@@ -215,4 +232,6 @@ def shop_tables(metadata: MetaData, schema: str | None = None) -> ShopTables:
         product_like=product_like,
         product_metrics=product_metrics,
         request=request,
+        ticket=ticket,
+        reactions=reaction_tables(metadata, schema),
     )

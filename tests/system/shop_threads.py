@@ -18,7 +18,8 @@ from core.commands.context import Context
 from core.commands.orders import CreateOrder, create_order
 from core.domain.orders import Line
 from core.effects.gateway import Charge
-from core.effects.outside_world import SimulatedOutsideWorld
+from core.effects.outside_world import OutsideWorld, SimulatedOutsideWorld
+from core.journey import NoProbe
 from core.messaging.ports import Broker
 from core.storage.database import wait_for_database
 from testbed import roles, wiring
@@ -55,16 +56,23 @@ class Shop:
     database: wiring.Database
     broker: Broker
     context: Context
-    world: World
+    world: Any
+    """What was handed to `shop_on`."""
     stop: threading.Event = field(default_factory=threading.Event)
     threads: list[threading.Thread] = field(default_factory=list)
 
     def start(self, groups: Sequence[str]) -> None:
-        watch = wiring.open_watch(self.settings, "consumer")
-        relay = wiring.relay(self.settings, self.database, self.broker, watch.probe)
-        self.threads = [threading.Thread(target=relay.run, args=(self.stop,))]
-        self.threads += roles.consumers(self.settings, self.database, self.broker, groups, watch, self.stop, self.world)
-        for thread in self.threads:
+        relay = wiring.relay(self.settings, self.database, self.broker, NoProbe())
+        self._run([threading.Thread(target=relay.run, args=(self.stop,))])
+        self.consume(groups)
+
+    def consume(self, groups: Sequence[str]) -> None:
+        watch = wiring.Watch(None, NoProbe())
+        self._run(roles.consumers(self.settings, self.database, self.broker, groups, watch, self.stop, self.world))
+
+    def _run(self, threads: Sequence[threading.Thread]) -> None:
+        self.threads += threads
+        for thread in threads:
             thread.start()
 
     def order(self, product: int = 1, quantity: int = 1, card_type: str = "CREDIT") -> str:
@@ -122,7 +130,9 @@ def settings_for(request: pytest.FixtureRequest, broker: str, database: str, **m
 
 
 @contextmanager
-def shop_on(settings: Settings, groups: Sequence[str] | None = None) -> Iterator[Shop]:
+def shop_on(
+    settings: Settings, groups: Sequence[str] | None = None, world: OutsideWorld | None = None
+) -> Iterator[Shop]:
     """Tables, catalogue and topology made, relay and `groups` (all of them if none is named) at work."""
     database = wiring.open_database(settings, pool_connections=30)
     broker = wiring.connect_broker(settings)
@@ -134,7 +144,7 @@ def shop_on(settings: Settings, groups: Sequence[str] | None = None) -> Iterator
         admin.declare()
         admin.close()
         sink = wiring.event_sink(settings, database, broker, wiring.open_watch(settings, "api").probe)
-        shop = Shop(settings, database, broker, Context(database.engine, database.shop, sink), World())
+        shop = Shop(settings, database, broker, Context(database.engine, database.shop, sink), world or World())
         try:
             shop.start(list(wiring.groups(settings)) if groups is None else groups)
             yield shop
