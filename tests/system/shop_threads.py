@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from time import monotonic, sleep
 from typing import Any
+from uuid import UUID
 
 import orjson
 import pytest
@@ -15,12 +16,13 @@ from sqlalchemy import text
 
 from core.commands.catalogue import seed_catalogue
 from core.commands.context import Context
-from core.commands.orders import CreateOrder, create_order
+from core.commands.orders import CreateOrder, cancel_order, create_order
 from core.domain.orders import Line
 from core.effects.gateway import Charge
 from core.effects.outside_world import OutsideWorld, SimulatedOutsideWorld
 from core.journey import NoProbe
 from core.messaging.ports import Broker
+from core.queries.sagas import count_hung_sagas
 from core.storage.database import wait_for_database
 from testbed import roles, wiring
 from testbed.settings import Settings
@@ -80,6 +82,13 @@ class Shop:
         command = CreateOrder("c-1", (Line(product, quantity),), None, None, card_type)
         answer = create_order(self.context, command, self.context.new_id(), None)
         return str(orjson.loads(answer.body)["id"])
+
+    def cancel(self, order_id: str) -> None:
+        cancel_order(self.context, UUID(order_id), "c-1", self.context.new_id(), "changed my mind", "c-1")
+
+    def hung_sagas(self) -> int:
+        with self.database.engine.connect() as connection:
+            return count_hung_sagas(connection, self.database.shop)
 
     def rows(self, sql: str, **values: object) -> list[tuple[Any, ...]]:
         with self.database.engine.connect() as connection:
