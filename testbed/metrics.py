@@ -78,9 +78,9 @@ class Metrics:
         self.registry.register(Asked(lambda: outbox_families(engine, tables), (SQLAlchemyError,), "outbox"))
         self.registry.register(Asked(lambda: saga_families(engine, shop), (SQLAlchemyError,), "sagas"))
 
-    def ask_lag(self, broker: Broker, groups: Sequence[str]) -> None:
-        """Show how far each group is behind, as it is at each scrape."""
-        lag = GroupLag(broker, groups)
+    def ask_lag(self, broker: Broker, groups: Sequence[str], alarm_messages: int) -> None:
+        """Show at each scrape how far each group is behind, and whether by more than `alarm_messages`."""
+        lag = GroupLag(broker, groups, alarm_messages)
         self.registry.register(Asked(lag.families, (BrokerError,), "lag"))
 
     def serve(self, host: str, port: int) -> None:
@@ -203,7 +203,8 @@ def saga_families(engine: Engine, shop: ShopTables) -> Iterator[Metric]:
 class GroupLag:
     """Asks with one admin, kept from scrape to scrape: some brokers connect anew for each."""
 
-    def __init__(self, broker: Broker, groups: Sequence[str]) -> None:
+    def __init__(self, broker: Broker, groups: Sequence[str], alarm_messages: int) -> None:
+        self._alarm_messages = alarm_messages
         self._admin = broker.admin()
         self._groups = groups
         self._lock = threading.Lock()
@@ -212,11 +213,15 @@ class GroupLag:
         labels = ("group", "topic")
         messages = GaugeMetricFamily("shop_group_lag_messages", "Messages not yet acked by the group.", labels=labels)
         delays = GaugeMetricFamily("shop_group_delay_seconds", "Age of the oldest of them.", labels=labels)
+        alarms = GaugeMetricFamily("shop_group_lag_alarm", "1 if behind by more than allowed.", labels=("group",))
         # An admin is for one thread at a time; two scrapers may ask at once.
         with self._lock:
             for group in self._groups:
-                for topic, lag in self._admin.lag(group).items():
+                lags = self._admin.lag(group)
+                behind = sum(lag.lag_messages for lag in lags.values())
+                alarms.add_metric((group,), behind > self._alarm_messages)
+                for topic, lag in lags.items():
                     messages.add_metric((group, topic), lag.lag_messages)
                     if lag.delay_s is not None:
                         delays.add_metric((group, topic), lag.delay_s)
-        return [messages, delays]
+        return [messages, delays, alarms]

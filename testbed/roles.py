@@ -53,7 +53,7 @@ def serve(settings: Settings) -> None:
     if watch.metrics is not None:
         watch.metrics.ask_database(database.engine, database.messaging, database.shop)
         if settings.broker == "memory":
-            watch.metrics.ask_lag(broker, [*wiring.groups(settings), DEAD_LETTER_GROUP])
+            watch.metrics.ask_lag(broker, everyone, settings.lag_alarm_messages)
         install(watch.metrics, app)
     try:
         uvicorn.run(
@@ -103,7 +103,7 @@ def consume(settings: Settings, groups: Sequence[str]) -> None:
     broker = wiring.connect_broker(settings)
     stop = _stop_on_signal()
     if watch.metrics is not None:
-        watch.metrics.ask_lag(broker, groups or known)
+        watch.metrics.ask_lag(broker, groups or known, settings.lag_alarm_messages)
     _show_metrics(settings, watch, database)
     threads = consumers(settings, database, broker, groups or known, watch, stop)
     for thread in threads:

@@ -106,6 +106,8 @@ class Settings(BaseSettings):
     metrics_host: str = "127.0.0.1"
     metrics_port: int = Field(0, ge=0, le=65_535)
     """Where a relay or consumer answers /metrics; 0: nowhere. The API answers it on its own port."""
+    lag_alarm_messages: int = Field(10_000, ge=0)
+    """A group further behind than this shows an alarm in its metrics."""
     environment: Annotated[Literal["development", "production"], BeforeValidator(_lower)] = "development"
     jwt_secret: str = ""
     phone_secret: str = ""

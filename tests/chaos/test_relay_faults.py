@@ -37,6 +37,7 @@ def random() -> Random:
     return Random(seed)
 
 
+@pytest.mark.row("S1.17")
 def test_a_broker_killed_in_mid_relay_and_long_away_costs_repeats_and_counts_no_attempt(
     world: RelayWorld, random: Random
 ) -> None:
@@ -71,6 +72,7 @@ def test_a_broker_killed_in_mid_relay_and_long_away_costs_repeats_and_counts_no_
     world.repeats_of_the_complete_wire(120)
 
 
+@pytest.mark.row("S0.12", "S0.34")
 def test_an_event_too_large_for_the_broker_parks_its_hot_key_while_the_others_go_on(world: RelayWorld) -> None:
     too_large = b'"' + b"x" * 3_000_000 + b'"'
     world.write(range(1, 5))

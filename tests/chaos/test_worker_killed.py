@@ -169,6 +169,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize(("seams", "step", "times", "lost", "doubled"), WRONG.values(), ids=WRONG)
+@pytest.mark.row("S0.28", "S0.33", "S1.21")
 def test_a_wrong_consumer_shows_its_anomaly_at_its_crash_point(
     chaos: Chaos, seams: dict[str, str], step: str, times: int, lost: tuple[int, int], doubled: tuple[int, int]
 ) -> None:
@@ -187,6 +188,7 @@ def test_a_wrong_consumer_shows_nothing_under_calm(chaos: Chaos, seams: dict[str
     assert by_key(chaos.drain(seams), events) == by_key([event.id for event in events], events)
 
 
+@pytest.mark.row("S2.15")
 def test_one_poison_message_becomes_a_letter_and_the_rest_is_applied_in_order(chaos: Chaos) -> None:
     events = [order(number, POISON if number == 133 else b"{}") for number in range(MESSAGES)]
     poison = events[133]

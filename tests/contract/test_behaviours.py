@@ -160,6 +160,7 @@ def failure(reason: str = "cannot be applied") -> Failure:
 # Publish and receive
 
 
+@pytest.mark.row("S3.4", "S0.42")
 def test_what_is_published_is_received_unchanged(world: World) -> None:
     full = event(1, data='{"name": "Zoë"}'.encode(), correlation_id="c-1", causation_id="e-0", schema_version=3)
     bare = event(2)._replace(sequence=None)
@@ -231,6 +232,7 @@ def test_a_key_falls_into_the_lane_of_its_checksum(world: World) -> None:
 # Order
 
 
+@pytest.mark.row("S2.16")
 def test_messages_of_a_key_come_in_the_order_handed_in(world: World) -> None:
     batch = stream_of(keys=7, each=60)
     publish(world.publisher(), batch)
@@ -304,6 +306,7 @@ def receive_for(subscriber: Subscriber, for_s: float) -> list[Delivery]:
 # Groups
 
 
+@pytest.mark.row("S0.22")
 def test_each_group_gets_all_of_its_types_and_only_those(world: World) -> None:
     batch = [event(1), event(2, type="OrderPaid"), event(3)]
     publish(world.publisher(), batch)
@@ -314,6 +317,7 @@ def test_each_group_gets_all_of_its_types_and_only_those(world: World) -> None:
 
 
 @needs("groups")
+@pytest.mark.row("S0.22")
 def test_members_of_a_group_share_one_copy(world: World) -> None:
     members = [world.subscriber("billing", 50) for _ in range(2)]
     for member in members:
@@ -343,6 +347,7 @@ def test_a_group_that_stops_does_not_stop_another_nor_the_publisher(world: World
 
 
 @needs("replay")
+@pytest.mark.row("S0.20")
 def test_a_new_group_sees_old_messages(world: World) -> None:
     batch = stream_of(3, 5)
     publish(world.publisher(), batch)
@@ -475,6 +480,7 @@ def test_a_retry_that_its_subscriber_never_made_comes_again_in_order(world: Worl
 # Dead letters, malformed
 
 
+@pytest.mark.row("S3.19")
 def test_a_dead_letter_carries_its_message_its_reason_and_where_it_came_from(world: World) -> None:
     sent = event(1, headers=(("trace", b"\x00\xff"),))
     publish(world.publisher(), [sent, event(2)])
@@ -795,6 +801,7 @@ def test_a_ready_broker_is_ready(world: World) -> None:
 
 
 @needs("groups")
+@pytest.mark.row("S0.19")
 def test_lag_counts_what_a_group_has_not_acked(world: World) -> None:
     admin = world.admin()
     publish(world.publisher(), stream_of(3, 10))

@@ -438,6 +438,7 @@ def test_two_relays_send_everything_once_and_in_order(outbox: Outbox) -> None:
     assert [wire.sequences(f"o-{key}") for key in range(20)] == [list(range(1, 41))] * 20
 
 
+@pytest.mark.row("S0.13")
 def test_events_go_seven_days_after_they_were_cleared_and_what_is_parked_stays(outbox: Outbox) -> None:
     engine, tables = outbox
     write(engine, tables, event("old", 1), event("parked", 1))
@@ -466,6 +467,7 @@ def test_retention_spares_what_the_caller_names_and_comes_back_for_it(outbox: Ou
     assert scalar(engine, "SELECT count(*) FROM cleared") == 0
 
 
+@pytest.mark.row("S0.6")
 def test_the_view_has_the_columns_people_know(outbox: Outbox) -> None:
     engine, _ = outbox
     with engine.connect() as connection:

@@ -21,6 +21,7 @@ def api(database: str) -> Iterator[Api]:
 
 
 @pytest.mark.parametrize("path", ["/api/v1/orders", "/api/orders"])
+@pytest.mark.row("S0.4", "S2.1")
 def test_an_order_is_answered_201_with_its_total_and_is_there_with_its_event(api: Api, path: str) -> None:
     answer = api.call("POST", path, json=ORDER, headers={"Idempotency-Key": "k-1"})
     assert answer.status_code == 201
@@ -69,6 +70,7 @@ def test_a_repeat_gets_its_answer_although_the_price_has_changed_since(api: Api)
     assert "150.00" in problem_of(api.post(key="k-2"), 422)["detail"]
 
 
+@pytest.mark.row("S2.2")
 def test_another_customer_s_order_is_404_like_one_that_does_not_exist(api: Api) -> None:
     order_id = api.post().json()["id"]
     problem_of(api.call("GET", f"/api/v1/orders/{order_id}", customer="c-2"), 404)
@@ -141,6 +143,7 @@ def test_a_body_that_is_wrong_is_not_looked_at_without_a_token(api: Api, body: s
         problem_of(answer, 401)
 
 
+@pytest.mark.row("S0.7")
 def test_order_event_and_pending_row_are_written_together_or_not_at_all(api: Api) -> None:
     with api.engine.begin() as connection:
         connection.execute(text("ALTER TABLE pending ADD CONSTRAINT broken CHECK (false)"))
@@ -259,6 +262,7 @@ def waiting_for_a_lock(api: Api) -> int:
         )
 
 
+@pytest.mark.row("S2.2")
 def test_a_customer_pages_through_their_own_orders_newest_first(api: Api) -> None:
     made = [api.post().json()["id"] for _ in range(5)]
     api.post(customer="c-2")

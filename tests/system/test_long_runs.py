@@ -42,6 +42,7 @@ def test_a_random_schedule_breaks_no_promise(broker: str, seed: int) -> None:
 
 @pytest.mark.long
 @pytest.mark.parametrize("broker", BROKERS)
+@pytest.mark.row("S1.35")
 def test_half_an_hour_of_load_with_a_fault_each_half_minute_breaks_no_promise(broker: str) -> None:
     code, said = run(KEPT / f"soak-{broker}", "soak", broker, 1, timeout_s=3_600)
     assert code == 0, said

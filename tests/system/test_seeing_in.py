@@ -15,6 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from core.queries.ledger import read_ledger
 from servers.process import free_ports
 from testbed import wiring
+from testbed.metrics import Metrics
 from testbed.settings import Settings
 from tests.system.api_server import ORDER, wait_until
 from tests.system.live_shop import settings_for
@@ -124,6 +125,13 @@ def test_every_role_shows_figures_that_move_and_logs_that_name_the_event(roles: 
     assert roles.value("relay", "shop_publish_outcomes_total", outcome="confirmed") == 21
     assert roles.value("relay", "shop_outbox_cleared_total") == 21
 
+    watched = Metrics()
+    watched.ask_lag(wiring.connect_broker(roles.settings), ["product-metrics", "payment-service"], 19)
+    page = watched.page().decode()
+    assert 'shop_group_lag_messages{group="product-metrics",topic="catalog-events"} 20.0' in page
+    assert 'shop_group_lag_alarm{group="product-metrics"} 1.0' in page
+    assert 'shop_group_lag_alarm{group="payment-service"} 0.0' in page
+
     with database.engine.begin() as connection:
         connection.exec_driver_sql("ALTER TABLE product_metrics ADD CONSTRAINT twenty_is_too_many CHECK (views < 20)")
     views = [s.envelope for s in read_ledger(database.engine, database.messaging) if s.envelope.type == "ProductViewed"]
@@ -137,6 +145,7 @@ def test_every_role_shows_figures_that_move_and_logs_that_name_the_event(roles: 
     wait_until(lambda: roles.value("consume", "shop_duplicates_dropped_total", **group) == 1, 60)
     wait_until(lambda: roles.value("consume", "shop_group_lag_messages", topic="catalog-events", **group) == 0, 60)
     assert roles.value("consume", "shop_lag_readable") == 1
+    assert roles.value("consume", "shop_group_lag_alarm", **group) == 0
     assert roles.value("consume", "shop_handled_total", outcome="applied", **group) == 19
     assert roles.value("consume", "shop_handled_total", outcome="dead_lettered", **group) == 1
     assert roles.value("consume", "shop_dead_letters_total", outcome="confirmed", **group) == 1

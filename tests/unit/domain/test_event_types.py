@@ -38,6 +38,7 @@ IMPERATIVE = re.compile(r"(Reserve|Release|Process|Confirm|Cancel)([A-Z][a-z]+)+
 
 
 @pytest.mark.parametrize("name", EVENT_TYPES)
+@pytest.mark.row("S0.10", "S0.14")
 def test_a_registered_type_is_immutable_and_routed_by_a_dotted_key(name: str) -> None:
     kind = EVENT_TYPES[name]
     assert kind.payload.__name__ == name
@@ -47,6 +48,7 @@ def test_a_registered_type_is_immutable_and_routed_by_a_dotted_key(name: str) ->
 
 
 @pytest.mark.parametrize("name", EVENT_TYPES)
+@pytest.mark.row("S0.10")
 def test_an_event_is_named_in_the_past_tense_and_a_command_in_the_imperative_on_its_own_topic(name: str) -> None:
     kind = EVENT_TYPES[name]
     is_command = issubclass(kind.payload, Command)
@@ -103,6 +105,7 @@ def test_what_cannot_be_read_says_why(event_type: str, schema_version: int, data
         from_json(event_type, schema_version, data)
 
 
+@pytest.mark.row("S0.10")
 def test_an_event_cannot_be_changed() -> None:
     with pytest.raises(AttributeError):
         CREATED.order_id = "o-2"  # type: ignore[misc]

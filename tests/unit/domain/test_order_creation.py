@@ -20,6 +20,7 @@ def test_the_total_is_the_sum_of_price_times_quantity_to_the_cent() -> None:
     assert str(order.total_amount) == "200.30"
 
 
+@pytest.mark.row("S3.9")
 def test_a_new_order_is_pending_at_version_1_and_raises_order_created_of_that_version() -> None:
     order, raised = create("o-1", "1001", "c-1", [Line(1, 2)], CATALOGUE, buyer_email="c@example.org")
     assert (order.status, order.version) == (OrderStatus.PENDING, 1)
@@ -28,6 +29,7 @@ def test_a_new_order_is_pending_at_version_1_and_raises_order_created_of_that_ve
     assert raised.event.buyer_email == "c@example.org"
 
 
+@pytest.mark.row("S0.5")
 def test_an_order_from_two_sellers_names_both_once() -> None:
     _, raised = create("o-1", "1001", "c-1", [Line(2, 1), Line(1, 1), Line(1, 5)], CATALOGUE)
     assert isinstance(raised.event, OrderCreated)

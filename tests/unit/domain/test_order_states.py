@@ -17,6 +17,7 @@ def in_state(status: OrderStatus) -> Order:
     return replace(NEW, status=status, version=7)
 
 
+@pytest.mark.row("S3.10")
 def test_a_pending_order_is_confirmed_as_the_next_version() -> None:
     order, raised = confirm(in_state(OrderStatus.PENDING))
     assert (order.status, order.version, raised.sequence) == (OrderStatus.CONFIRMED, 8, 8)
@@ -25,6 +26,7 @@ def test_a_pending_order_is_confirmed_as_the_next_version() -> None:
 
 
 @pytest.mark.parametrize("status", [status for status in OrderStatus if status is not OrderStatus.PENDING])
+@pytest.mark.row("S3.10")
 def test_an_order_in_any_other_state_cannot_be_confirmed_and_the_error_names_the_state(status: OrderStatus) -> None:
     with pytest.raises(ForbiddenState, match=status):
         confirm(in_state(status))
@@ -41,11 +43,13 @@ def test_an_order_that_is_not_shipped_is_cancelled_with_reason_and_name(status: 
 
 
 @pytest.mark.parametrize("status", [OrderStatus.SHIPPED, OrderStatus.DELIVERED])
+@pytest.mark.row("S3.11")
 def test_an_order_on_its_way_cannot_be_cancelled(status: OrderStatus) -> None:
     with pytest.raises(ForbiddenState, match=status):
         cancel(in_state(status), "too late", "c-1")
 
 
+@pytest.mark.row("S3.11")
 def test_cancelling_a_cancelled_order_changes_nothing_and_raises_no_second_event() -> None:
     before = in_state(OrderStatus.CANCELLED)
     assert cancel(before, "again", "c-1") == (before, None)
