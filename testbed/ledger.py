@@ -25,6 +25,10 @@ _QUERIES = {
     "orders": "SELECT id AS order_id, status, total_amount FROM orders",
     "order_lines": "SELECT order_id, product_id, quantity FROM order_items",
     "payments": "SELECT transaction_key, order_id, status, amount FROM payment",
+    "deliveries": """SELECT 'mails' AS kind, idempotency_key AS key, event_id FROM email_sent_record
+                     UNION ALL SELECT CASE channel WHEN 'SMS' THEN 'sms' ELSE 'pushes' END, idempotency_key, event_id
+                     FROM notification
+                     UNION ALL SELECT 'records', idempotency_key, event_id FROM platform_record""",
     "sagas": "SELECT order_id, step, status, failure FROM saga_state",
 }
 

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 import orjson
 
 _OWN = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
-_QUIET = {"pika": logging.WARNING, "aiormq": logging.WARNING, "aio_pika": logging.WARNING}
+_QUIET = {"httpx": logging.WARNING, "pika": logging.WARNING, "aiormq": logging.WARNING, "aio_pika": logging.WARNING}
 """Their INFO tells of every frame exchanged at a connection's start."""
 
 

@@ -39,7 +39,8 @@ FILES = {
         "amount": "DECIMAL(20, 2)",
     },
     "sagas": {"order_id": "VARCHAR", "step": "VARCHAR", "status": "VARCHAR", "failure": "VARCHAR"},
-    "outside_calls": {"kind": "VARCHAR", "key": "VARCHAR", "amount": "DECIMAL(20, 2)"},
+    "outside_calls": {"kind": "VARCHAR", "key": "VARCHAR", "amount": "DECIMAL(20, 2)", "did_work": "BOOLEAN"},
+    "deliveries": {"kind": "VARCHAR", "key": "VARCHAR"},
 }
 
 
@@ -185,6 +186,22 @@ def _money_conserved(facts: Facts) -> Invariant:
     return Invariant(False, f"{len(wrong)} payments, e.g. {key}: {moved} charged less refunded, {owed} owed")
 
 
+def _delivered_once(facts: Facts) -> Invariant:
+    """A mail is one (order or ticket, type, seller), which its key says; so is a push, an SMS or a record its event."""
+    wrong = facts.rows(
+        """WITH done AS (SELECT kind, key, count(*) AS times FROM ledger_outside_calls
+            WHERE did_work AND kind IN ('mails', 'pushes', 'sms', 'records') GROUP BY ALL)
+        SELECT kind, key, coalesce(times, 0), d.key IS NULL FROM done FULL JOIN ledger_deliveries d USING (kind, key)
+        WHERE coalesce(times, 0) <> 1 OR d.key IS NULL ORDER BY 1, 2"""
+    )
+    if not wrong:
+        deliveries = facts.one("SELECT count(*) FROM ledger_deliveries")
+        return Invariant(True, f"each of {deliveries} mails, pushes, SMS and records was delivered once")
+    kind, key, times, is_nobodys = wrong[0]
+    whose = "nobody asked for" if is_nobodys else "asked for once"
+    return Invariant(False, f"{len(wrong)} deliveries, e.g. of {kind} {key}: delivered {times} times, {whose}")
+
+
 def _final_states_kept(facts: Facts) -> Invariant:
     wrong = facts.rows(
         """SELECT c.aggregate_id, o.status, n.last_sequence - c.sequence FROM event c
@@ -214,6 +231,7 @@ INVARIANTS: dict[str, tuple[frozenset[str], Callable[[Facts], Invariant]]] = {
     "stock_follows_order": (frozenset({"orders", "order_lines", "stock_reservations"}), _stock_follows_order),
     "payment_follows_order": (frozenset({"orders", "payments"}), _payment_follows_order),
     "money_conserved": (frozenset({"orders", "payments", "outside_calls"}), _money_conserved),
+    "delivered_once": (frozenset({"outside_calls", "deliveries"}), _delivered_once),
     "final_states_kept": (frozenset({"orders"}), _final_states_kept),
     "no_hung_saga": (frozenset({"sagas"}), _no_hung_saga),
     "answer_has_order": (frozenset({"orders"}), _answer_has_order),

@@ -89,6 +89,7 @@ def clean_run(
             "payments",
             "sagas",
             "outside_calls",
+            "deliveries",
         )
     }
     ledger["subscriptions"] = [{"group": g, "event_type": t} for g, types in GROUPS.items() for t in types]
@@ -142,7 +143,12 @@ def clean_run(
             ledger["sagas"].append(
                 {"order_id": order, "step": "PAYMENT_COMPLETED", "status": "COMPLETED", "failure": None}
             )
-            ledger["outside_calls"].append({"kind": "payments", "key": pay, "amount": 20.0})
+            mail = f"{order}:ORDER_CONFIRMATION"
+            ledger["outside_calls"].append({"kind": "payments", "key": pay, "amount": 20.0, "did_work": True})
+            ledger["outside_calls"] += [
+                {"kind": "mails", "key": mail, "amount": 0.0, "did_work": did_work} for did_work in (True, False)
+            ]
+            ledger["deliveries"].append({"kind": "mails", "key": mail, "event_id": order})
             for sequence, (event, type_) in enumerate(((one, "OrderCreated"), (two, "OrderPaid")), start=1):
                 ledger["events"].append(
                     {"event_id": event, "topic": "order", "event_type": type_, "aggregate_type": "order",

@@ -206,6 +206,18 @@ def _charge_twice(run: Run) -> None:
     run.ledger["outside_calls"].append(run.ledger["outside_calls"][0])
 
 
+def _mail_twice(run: Run) -> None:
+    run.ledger["outside_calls"].append(run.ledger["outside_calls"][1])
+
+
+def _mail_nobody(run: Run) -> None:
+    run.ledger["outside_calls"].append({"kind": "mails", "key": "nobody", "amount": 0.0, "did_work": True})
+
+
+def _keep_a_mail_back(run: Run) -> None:
+    run.ledger["outside_calls"][1]["did_work"] = False
+
+
 def _go_on_after_the_end(run: Run) -> None:
     made = run.ledger["events"][0]
     again = {"event_id": str(uuid4()), "event_type": "OrderCancelled", "sequence": 3}
@@ -220,6 +232,7 @@ BROKEN_BOOKS = {
     "stock_follows_order": _hold_too_little,
     "payment_follows_order": _pay_without_payment,
     "money_conserved": _charge_twice,
+    "delivered_once": _mail_twice,
     "final_states_kept": _go_on_after_the_end,
     "no_hung_saga": _hang,
     "stock_conserved": _sell_twice,
@@ -237,6 +250,21 @@ def test_books_that_do_not_balance_make_a_run_invalid(name: str, tmp_path: Path)
     found = judge_folder(run.write(tmp_path))
     assert [i for i, judged in found.invariants.items() if not judged.passed] == [name]
     assert found.word == "invalid"
+
+
+@pytest.mark.parametrize(
+    ("plant", "said"),
+    [
+        (_mail_twice, "delivered 2 times, asked for once"),
+        (_mail_nobody, "mails nobody: delivered 1 times, nobody asked for"),
+        (_keep_a_mail_back, "delivered 0 times, asked for once"),
+    ],
+)
+def test_a_mail_is_delivered_once_to_whom_it_was_meant(plant: Callable[[Run], None], said: str, tmp_path: Path) -> None:
+    run = planted("nothing")
+    plant(run)
+    judged = judge_folder(run.write(tmp_path)).invariants["delivered_once"]
+    assert (judged.passed, said in judged.detail) == (False, True)
 
 
 def _cancel(run: Run) -> None:
