@@ -24,6 +24,9 @@ class Row(NamedTuple):
     in_ci_on: str = ""
 
 
+VIEWS = "load.views_ratio=0.8"
+"""Counting views is what no state guards: elsewhere a repeat meets a reservation or a payment that is there already."""
+
 TABLE = (
     Row(("publish_strategy=direct-after-commit",), "sigkill@4+1", "lost", "kafka"),
     Row(("publish_strategy=direct-after-commit",), "api-crash-after-commit@4", "lost"),
@@ -31,9 +34,9 @@ TABLE = (
     Row(("publish_strategy=direct-in-transaction",), "sigkill@4+1", "lost"),
     Row(("publish_strategy=outbox-naive", "relay.confirm=none"), "sigkill@4+1", "lost"),
     Row(("publish_strategy=outbox-naive", "roles.relays=2"), "", "duplicated_on_wire"),
-    Row(("consume_strategy=none",), "relay-crash@4", "duplicated_effects", "rabbitmq"),
-    Row(("consume_strategy=none",), "consumer-crash-after-commit@4", "duplicated_effects"),
-    Row(("consume_strategy=none",), "duplicate-storm@6", "duplicated_effects"),
+    Row(("consume_strategy=none", VIEWS), "relay-crash@4", "duplicated_effects", "rabbitmq"),
+    Row(("consume_strategy=none", VIEWS), "consumer-crash-after-commit@4", "duplicated_effects"),
+    Row(("consume_strategy=none", VIEWS), "duplicate-storm@6", "duplicated_effects"),
     Row(("consume_strategy=ack-first",), "consumer-crash-after-ack@4", "lost"),
     Row(("consume_strategy=unique-constraint",), "consumer-crash-after-claim@4", "lost"),
     Row(("on_error=swallow",), "poison@4", "lost"),
