@@ -27,6 +27,7 @@ from core.messaging.errors import BrokerError
 from core.messaging.outcomes import Outcome
 from core.messaging.ports import Broker, Delivery, Failure, Subscriber
 from core.outbox.storage import measure_depth
+from core.queries.sagas import count_hung_sagas, count_sagas
 from core.storage.shop import ShopTables
 from core.storage.tables import MessagingTables
 
@@ -188,16 +189,12 @@ def outbox_families(engine: Engine, tables: MessagingTables) -> Iterator[Metric]
 
 def saga_families(engine: Engine, shop: ShopTables) -> Iterator[Metric]:
     sagas = GaugeMetricFamily("shop_sagas", "Sagas by the last step taken.", labels=("step", "status"))
-    saga = shop.saga_state.fullname
     with engine.connect() as connection:
-        for step, status, count in connection.exec_driver_sql(
-            f"SELECT step, status, count(*) FROM {saga} GROUP BY 1, 2"
-        ):
+        for (step, status), count in count_sagas(connection, shop).items():
             sagas.add_metric((step, status), count)
-        hung = connection.exec_driver_sql(f"SELECT count(*) FROM {saga} WHERE deadline_at < clock_timestamp()")
-        count = hung.scalar_one()
+        hung = count_hung_sagas(connection, shop)
     yield sagas
-    yield GaugeMetricFamily("shop_sagas_hung", "Sagas beyond their deadline that nobody has moved on.", value=count)
+    yield GaugeMetricFamily("shop_sagas_hung", "Sagas beyond their deadline that nobody has moved on.", value=hung)
 
 
 class GroupLag:
