@@ -33,7 +33,11 @@ class Answered(NamedTuple):
 def answered(results: Sequence[Result]) -> list[Answered]:
     """Every claim, in order, with what these runs say."""
     judged = [result for result in results if result.word != "unknown"]
-    return [Answered(claim.id, claim.claim, claim.look(judged), claim.needs) for claim in CLAIMS]
+    return [
+        # A rate so high that its run could not be drained was too high all the same.
+        Answered(claim.id, claim.claim, claim.look(results if claim.look is highest_rate else judged), claim.needs)
+        for claim in CLAIMS
+    ]
 
 
 def default_in(*scenarios: str) -> Which:
@@ -134,8 +138,8 @@ def highest_rate(results: Sequence[Result]) -> list[str]:
             if run.run.scenario == "steady" and not run.naive and run.run.schedule.rate_per_s
             and {word.partition("=")[0] for word in run.variant} <= {"load.rate_per_s"}
         ]  # fmt: skip
-        kept = [run.run.schedule.rate_per_s or 0 for run in runs if run.verdict["saturated"] == "consume=none"]
-        over = [run for run in runs if run.verdict["saturated"] != "consume=none"]
+        kept = [run.run.schedule.rate_per_s or 0 for run in runs if run.verdict["saturated"] == "none"]
+        over = [run for run in runs if run.verdict["saturated"] != "none"]
         if not kept or len(runs) < 2:
             continue
         lowest = min(over, key=lambda run: run.run.schedule.rate_per_s or 0, default=None)

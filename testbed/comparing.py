@@ -177,6 +177,8 @@ class _Comparing:
             if len(found) == len(BROKERS):
                 pairs = matrix.full(min(found), only)
                 self._plan(pairs)
+            else:
+                self._leave_out_sweep()
         for pair in pairs:
             if pair.cells[0].name not in {each.cells[0].name for each in first} or pair.cells[0].repeat > 1:
                 self._run_pair(pair, pairs)
@@ -246,6 +248,15 @@ class _Comparing:
                 tries.append(Try(rate, verdict["verdict"] != Word.UNKNOWN and verdict["saturated"] == "none"))
             if tries:
                 self.rates[broker] = sustainable_per_s(tries)
+
+    def _leave_out_sweep(self) -> None:
+        """Which rates it would have had nobody knows, but that it is missing is said."""
+        for broker in BROKERS:
+            name, place = "steady at 1 % to 105 % of the sustainable rate", f"{broker}/rate sweep"
+            why = "no sustainable rate was found on both brokers"
+            self.notes[place] = CellNote(
+                part="rate sweep", name=name, broker=broker, repeat=1, folder=place, state="left out", why=why
+            )
 
     def _probe_budget_s(self) -> float | None:
         """A third of what is left at most: a rate alone answers little."""

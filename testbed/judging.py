@@ -7,6 +7,7 @@ import typer
 
 from analysis.checkers.evidence import Moment, find_id, lives
 from analysis.checkers.facts import load
+from analysis.comparison import read_comparison, run_folders
 from analysis.rendering.report import render
 from analysis.verdict import compute_verdict, differences, stored_verdict
 from history.reader import BrokenHistory
@@ -70,12 +71,15 @@ def explain(
 
 
 def report(
-    folders: Annotated[list[Path], typer.Argument(exists=True, file_okay=False, help="Runs' folders.")],
+    folders: Annotated[
+        list[Path], typer.Argument(exists=True, file_okay=False, help="Runs' folders, or a comparison's.")
+    ],
     out: Annotated[Path, typer.Option(help="The HTML file; Markdown and charts are written beside it.")],
 ) -> None:
-    """Write one self-contained report of these runs."""
+    """Write one self-contained report of these runs, or of a comparison."""
     try:
-        written = render(folders, out)
+        comparison = read_comparison(folders[0]) if len(folders) == 1 else None
+        written = render(run_folders(folders[0], comparison) if comparison else folders, out, comparison)
     except BrokenHistory as error:
         typer.echo(str(error), err=True)
         raise typer.Exit(2) from error

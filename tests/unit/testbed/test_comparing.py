@@ -13,7 +13,7 @@ from analysis.comparison import Comparison, read_comparison
 from analysis.verdict import Verdict
 from benchmarks.scenario import Scenario
 from testbed import comparing, wiring
-from testbed.cli import app
+from testbed.cli import application
 from testbed.comparing import seconds
 from testbed.settings import SettingError, Settings
 from tests.histories.comparing import one
@@ -61,7 +61,7 @@ class World:
 def compare(world: World, out: Path, monkeypatch: pytest.MonkeyPatch, *words: str) -> tuple[int, Comparison, str]:
     monkeypatch.setattr(comparing, "run_once", world.run_once)
     monkeypatch.setattr(comparing, "time", SimpleNamespace(monotonic=lambda: world.now_s))
-    done = CliRunner().invoke(app, ["compare", "--out", str(out), *words])
+    done = CliRunner().invoke(application(["compare"]), ["compare", "--out", str(out), *words])
     if done.exception is not None and not isinstance(done.exception, SystemExit):
         raise done.exception
     found = read_comparison(out)
@@ -151,6 +151,7 @@ def test_what_the_budget_does_not_reach_is_named_and_costs_no_exit_code(
     assert {cell.state for cell in found.cells} == {"held", "left out"}
     assert code == 0
     assert "the budget did not reach it" in (tmp_path / "report.md").read_text()
+    assert "rate sweep (no sustainable rate was found on both brokers)" in (tmp_path / "report.md").read_text()
 
 
 def test_ctrl_c_leaves_a_report_of_what_was_finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -204,6 +205,6 @@ def test_a_wrong_budget_is_refused_with_an_example(text: str) -> None:
 
 @pytest.mark.parametrize("words", [("--quick", "--full"), ("--budget", "3m"), ("--scenarios", "steady")])
 def test_words_that_contradict_each_other_are_refused(words: tuple[str, ...], tmp_path: Path) -> None:
-    done = CliRunner().invoke(app, ["compare", "--out", str(tmp_path), *words])
+    done = CliRunner().invoke(application(["compare"]), ["compare", "--out", str(tmp_path), *words])
     assert done.exit_code == 2
     assert not list(tmp_path.iterdir())
