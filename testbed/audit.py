@@ -5,12 +5,13 @@ be told, because messages are still on their way.
 """
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from analysis.audit import Committed, Content, Logged, Reconciliation, reconcile
+from core.domain.events import TICKET_APPLIED
 from core.effects.table import Group
 from core.messaging.envelope import Envelope
 from core.messaging.ports import Admin, Broker, Delivery
@@ -26,7 +27,7 @@ from core.queries.ledger import (
     read_ledger,
     unsettled_ids,
 )
-from core.queries.way import Known, Moment, find_events, read_way
+from core.queries.way import Known, Moment, find_applications, find_events, read_way
 from testbed.wiring import Database
 
 CLOCKS_APART = timedelta(minutes=1)
@@ -127,7 +128,23 @@ def follow(database: Database, broker: Broker, name: str) -> tuple[list[Known], 
     with database.engine.connect() as connection:
         events = find_events(connection, database.messaging, name)
         moments = read_way(connection, database.messaging, database.shop, events)
-    moments += _on_the_wire(broker, events)
+    wanted = {event.id for event in events}
+    since = min((event.occurred_at for event in events), default=datetime.now(UTC)) - CLOCKS_APART
+    moments += _on_the_wire(broker, {event.topic for event in events}, since, lambda envelope: envelope.id in wanted)
+    return events, _in_order(events, moments)
+
+
+def follow_phone(database: Database, broker: Broker, phone_hash: str) -> tuple[list[Known], list[Moment]]:
+    """The same for all applications with a phone number; the whole log is searched too, for what the database lacks."""
+    with database.engine.connect() as connection:
+        events = find_applications(connection, database.messaging, phone_hash)
+        moments = read_way(connection, database.messaging, database.shop, events)
+    fragment = phone_hash.encode()
+    moments += _on_the_wire(broker, {TICKET_APPLIED}, None, lambda envelope: fragment in envelope.data)
+    return events, _in_order(events, moments)
+
+
+def _in_order(events: Sequence[Known], moments: Sequence[Moment]) -> list[Moment]:
     place = {event.id: number for number, event in enumerate(events)}
     order = ("answered", "committed", "pending", "parked", "cleared", "on_the_wire")
     began = datetime.max.replace(tzinfo=UTC)
@@ -137,22 +154,21 @@ def follow(database: Database, broker: Broker, name: str) -> tuple[list[Known], 
         number = order.index(moment.step) if is_early else len(order)
         return (place.get(moment.event_id, -1), not is_early, began if is_early else moment.at or began, number)
 
-    return events, sorted(moments, key=when)
+    return sorted(moments, key=when)
 
 
-def _on_the_wire(broker: Broker, events: Sequence[Known]) -> Iterator[Moment]:
-    wanted = {event.id for event in events}
-    if not wanted or not broker.capabilities.retains_after_ack:
+def _on_the_wire(
+    broker: Broker, topics: Set[str], since: datetime | None, is_wanted: Callable[[Envelope], bool]
+) -> Iterator[Moment]:
+    if not broker.capabilities.retains_after_ack:
         return
-    since = min(event.occurred_at for event in events) - CLOCKS_APART
     admin = broker.admin()
     try:
-        for topic in sorted({event.topic for event in events}):
-            if topic in broker.topology.topics:
-                for found in admin.read_all(topic, since):
-                    if found.envelope is not None and found.envelope.id in wanted:
-                        where = f"{found.topic} lane {found.lane} position {found.position}"
-                        yield Moment(None, "on_the_wire", found.envelope.id, where)
+        for topic in sorted(topics & set(broker.topology.topics)):
+            for found in admin.read_all(topic, since):
+                if found.envelope is not None and is_wanted(found.envelope):
+                    where = f"{found.topic} lane {found.lane} position {found.position}"
+                    yield Moment(None, "on_the_wire", found.envelope.id, where)
     finally:
         admin.close()
 

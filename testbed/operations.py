@@ -14,6 +14,7 @@ from core.messaging.ports import Broker
 from core.outbox.rows import EventSink
 from core.outbox.storage import requeue
 from core.queries.ledger import count_letters
+from core.queries.way import Known, Moment
 from testbed import audit as auditing
 from testbed import wiring
 from testbed.settings import Settings
@@ -74,9 +75,14 @@ class ShopOperations:
         return auditing.audit(self._database, self._broker, self._groups, since, progress)
 
     def follow(self, name: str) -> dict[str, Any]:
-        events, moments = auditing.follow(self._database, self._broker, name)
+        return self._way(*auditing.follow(self._database, self._broker, name))
+
+    def follow_phone(self, phone_hash: str) -> dict[str, Any]:
+        return self._way(*auditing.follow_phone(self._database, self._broker, phone_hash))
+
+    @staticmethod
+    def _way(events: Sequence[Known], moments: Sequence[Moment]) -> dict[str, Any]:
         return {
-            "about": name,
             "events": [{**event._asdict(), "occurred_at": event.occurred_at.isoformat()} for event in events],
             "moments": [{**m._asdict(), "at": m.at.isoformat() if m.at else None} for m in moments],
         }

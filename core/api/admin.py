@@ -15,6 +15,7 @@ from pydantic import AwareDatetime, Field
 from core.api.body import AdminRoute
 from core.api.models import Sent, problems_of
 from core.api.problems import Problem
+from core.domain.tickets import hash_of_phone, plain_phone
 
 PROBLEMS = problems_of(400, 401, 403, 409, 413, 422, 503)
 MAX_LIMIT = 1_000
@@ -34,6 +35,9 @@ class Operations(Protocol):
 
     def follow(self, name: str) -> Mapping[str, Any]:
         """The way of one event, or of all events of an order or a correlation id."""
+
+    def follow_phone(self, phone_hash: str) -> Mapping[str, Any]:
+        """The way of every application for tickets with that phone number, also of one that only the log knows."""
 
     def replay(
         self,
@@ -65,7 +69,7 @@ class ReplayRequest(Sent):
     source: Literal["events", "broker"] = "events"
 
 
-def admin_router(operations: Operations) -> APIRouter:
+def admin_router(operations: Operations, phone_key: bytes) -> APIRouter:
     router = APIRouter(prefix="/admin", tags=["admin"], route_class=AdminRoute)
 
     @router.post("/retry-dlq", responses=PROBLEMS)
@@ -85,8 +89,14 @@ def admin_router(operations: Operations) -> APIRouter:
             str | None,
             Query(min_length=1, max_length=100, description="An event, order, ticket or correlation id."),
         ] = None,
+        phone: Annotated[str | None, Query(max_length=40, description="An applicant's phone number.")] = None,
     ) -> Response:
-        """Reconcile the broker's log with the database; or, `about` one thing, where each of its events is."""
+        """Reconcile the broker's log with the database; or, `about` one thing or `phone` number, where its events are:
+        in the ledger, at which position of the log, in each group's inbox, outside, among the dead letters."""
+        if sum(value is not None for value in (since, about, phone)) > 1:
+            raise Problem(422, "Name at most one of since, about and phone.")
+        if phone is not None:
+            return _json(operations.follow_phone(hash_of_phone(plain_phone(phone), phone_key)))
         return _json(operations.audit(since) if about is None else operations.follow(about))
 
     @router.post("/replay", responses=PROBLEMS)

@@ -54,7 +54,7 @@ def create_app(deps: Deps) -> FastAPI:
         app.include_router(router, prefix="/api", include_in_schema=False)
 
     if deps.operations is not None:
-        app.include_router(admin_router(deps.operations))
+        app.include_router(admin_router(deps.operations, deps.phone_key))
 
     @app.get("/health/live", tags=["health"])
     async def live() -> Response:

@@ -12,10 +12,15 @@ from core.storage.tables import MessagingTables
 MOST_EVENTS = 200
 
 
+_COLUMNS = (
+    "CAST(event_id AS text), topic, event_type, aggregate_id, sequence, correlation_id, causation_id, occurred_at"
+)
+
+
 class Moment(NamedTuple):
     at: datetime | None
     step: str
-    """A word of `core.journey`, or pending, parked, dead_lettered, redone."""
+    """A word of `core.journey`, or pending, parked, on_the_wire, dead_lettered, redone, called_outside."""
     event_id: str
     """Empty: it speaks of the request."""
     what: str
@@ -38,19 +43,28 @@ def find_events(connection: Connection, tables: MessagingTables, name: str) -> l
     """Events that `name` speaks of (an event id, an aggregate's id, a correlation id) and all that share their
     correlation ids: at most 200, in the outbox's order."""
     event = tables.event.fullname
-    columns = (
-        "CAST(event_id AS text), topic, event_type, aggregate_id, sequence, correlation_id, causation_id, occurred_at"
-    )
     rows = connection.execute(
         text(
             f"WITH named AS (SELECT id, correlation_id FROM {event} WHERE CAST(event_id AS text) = :name "
             "OR aggregate_id = :name OR correlation_id = :name) "
-            f"SELECT {columns} FROM {event} WHERE id IN (SELECT id FROM named) "
+            f"SELECT {_COLUMNS} FROM {event} WHERE id IN (SELECT id FROM named) "
             "OR correlation_id IN (SELECT correlation_id FROM named) ORDER BY id LIMIT :rows"
         ),
         {"name": name.lower() if len(name) == 36 else name, "rows": MOST_EVENTS},
     )
     return [Known(*row) for row in rows]
+
+
+def find_applications(connection: Connection, tables: MessagingTables, phone_hash: str) -> list[Known]:
+    """Applications for tickets with this phone number, by its hash; at most 200. Reads all of that type."""
+    found = connection.execute(
+        text(
+            f"SELECT {_COLUMNS} FROM {tables.event.fullname} WHERE event_type = 'TicketApplied' "
+            "AND CAST(payload AS jsonb) ->> 'phoneHash' = :hash ORDER BY id LIMIT :rows"
+        ),
+        {"hash": phone_hash, "rows": MOST_EVENTS},
+    )
+    return [Known(*row) for row in found]
 
 
 def read_way(
@@ -63,6 +77,7 @@ def read_way(
     moments += _outbox(connection, tables, ids, min((e.occurred_at for e in events), default=None))
     moments += _inbox(connection, tables, ids)
     moments += _letters(connection, tables, ids)
+    moments += _outside_calls(connection, shop, ids)
     return moments
 
 
@@ -151,4 +166,16 @@ def _letters(connection: Connection, tables: MessagingTables, ids: Sequence[str]
         )
         if redone_at is not None:
             moments.append(Moment(redone_at, "redone", id_, f"{group}: letter {letter} closed"))
+    return moments
+
+
+def _outside_calls(connection: Connection, shop: ShopTables, ids: Sequence[str]) -> list[Moment]:
+    moments = []
+    for table in shop.outside_calls:
+        rows = connection.execute(
+            text(f"SELECT event_id, sent_at, status, calls FROM {table.fullname} WHERE event_id = ANY(:ids)"),
+            {"ids": list(ids)},
+        )
+        for id_, sent_at, status, calls in rows:
+            moments.append(Moment(sent_at, "called_outside", id_, f"{table.name}: {status} after {calls} call(s)"))
     return moments

@@ -168,6 +168,40 @@ def test_an_audit_of_a_hundred_thousand_events_finds_fifty_losses_and_five_phant
     assert (found["ledgerEvents"], found["exitCode"]) == (100_050, 1)
 
 
+@pytest.mark.row("S4.11", "S4.13")
+def test_an_application_is_found_in_the_log_by_phone_though_the_database_lacks_it(shop: LiveShop) -> None:
+    shop.start("relay", "data-platform")
+    body = {"show": "Music Bank", "phone": "+82 10-1234-5678"}
+    ticket = shop.call("POST", "/api/v1/tickets", json=body).json()["id"]
+    other = shop.call("POST", "/api/v1/tickets", json={**body, "phone": "+82 10-9999-5678"}).json()["id"]
+    shop.await_count("SELECT count(*) FROM platform_record WHERE status = 'SENT'", 2)
+    shop.await_count("SELECT count(*) FROM pending", 0)
+
+    def story() -> dict[str, str]:
+        asked = {"phone": "+821012345678"}
+        problem_of(shop.call("GET", "/admin/audit", params=asked), 403)
+        answer = shop.call("GET", "/admin/audit", admin=True, params=asked)
+        assert "1012345678" not in answer.text
+        assert other not in answer.text
+        return {moment["step"]: moment["what"] for moment in answer.json()["moments"]}
+
+    told = story()
+    assert list(told) == ["committed", "cleared", "on_the_wire", "applied", "called_outside"]
+    assert "position" in told["on_the_wire"]
+    assert told["called_outside"] == "platform_record: SENT after 1 call(s)"
+
+    # What the platform lacks and what the ledger lacks are told apart: each by the step that is not there.
+    shop.write(
+        "DELETE FROM platform_record WHERE event_id = (SELECT CAST(event_id AS text) FROM event "
+        "WHERE aggregate_id = :ticket)",
+        ticket=ticket,
+    )
+    assert list(story()) == ["committed", "cleared", "on_the_wire", "applied"]
+    shop.write("DELETE FROM ticket WHERE id = CAST(:ticket AS uuid)", ticket=ticket)
+    shop.write("DELETE FROM event WHERE aggregate_id = :ticket", ticket=ticket)
+    assert story() == {"on_the_wire": told["on_the_wire"]}
+
+
 @pytest.mark.row("S0.12")
 def test_parked_keys_go_again_when_someone_on_call_says_so(shop: LiveShop) -> None:
     ids = shop.commit_likes(3)
