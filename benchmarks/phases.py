@@ -224,7 +224,7 @@ class _Run:
                 "start_ns": self.start_ns,
                 "drain_s": self.scenario.drain_s,
             },
-            "roles": self.scenario.roles.model_dump(),
+            "roles": self.scenario.roles.model_dump(exclude={"groups"}),
             "plan": self.scenario.model_dump(mode="json"),
             "faults": [self._told(planned) for planned in self._all_struck()],
             "history_files": self.system.history_files(),

@@ -56,13 +56,19 @@ class Load(_Part):
     """Share of the choices that fall on product 1."""
 
 
+SELLING = "order-saga,inventory-service,payment-service,order-service,product-metrics"
+"""The groups that an order needs to be sold. With all the shop's groups an order costs twice the processor time."""
+
+
 class Roles(_Part):
-    """How many processes of each kind."""
+    """How many processes of each kind, and which consumer groups are at work."""
 
     api: Literal[1] = 1
     relays: int = Field(1, ge=0, le=16)
     consumers: int = Field(1, ge=1, le=16)
-    """Processes a consumer group."""
+    """Processes, each with every consumer group."""
+    groups: str = SELLING
+    """Consumer groups, with commas between; empty: all of the shop's."""
 
 
 class Fault(_Part):

@@ -130,9 +130,12 @@ def prepare(scenario: str, broker: str, seed: int, sets: list[str]) -> tuple[Sce
             raise SettingError(f"--set {key}: {_no_such(key)}")
     if seams:
         overrides["seams"] = seams
+    roles = parts.get("roles", planned.roles.model_dump())
+    overrides.setdefault("groups", roles["groups"])
     settings = read_settings(**overrides)
     if settings.broker == "memory":
         raise SettingError("BROKER=memory has no process to break: a run needs kafka or rabbitmq")
+    wiring.groups(settings)
     absent = frozenset() if wiring.has_relay(settings) else frozenset({"relay"})
     planned = _drawn(changed(planned, **parts), seed, absent)
     lacking = planned.needs & (services.lacks(settings.broker) | absent)

@@ -92,6 +92,8 @@ class Settings(BaseSettings):
         BeforeValidator(_lower),
     ] = "default"
     after_dead_letter: Annotated[Literal["follow", "wait"], BeforeValidator(_lower)] = "follow"
+    groups: str = Field("", pattern=r"^[a-z,-]*$")
+    """The consumer groups there are, with commas between; empty: all of them (core/effects/table.py)."""
     saga_deadline_s: float = Field(60.0, gt=0.1, le=86_400)
     """How long a step of an order's saga may take before the saga is wound up."""
     api_host: str = "127.0.0.1"

@@ -81,8 +81,13 @@ def open_database(settings: Settings, pool_connections: int = 10) -> Database:
 
 
 def groups(settings: Settings) -> Mapping[str, Group]:
-    """Every consumer group there is: seam `flow`."""
+    """Every consumer group there is: seam `flow`, and of its groups those that GROUPS names."""
     chosen = dict(FLOWS[settings.seam("flow")])
+    wanted = settings.groups.split(",") if settings.groups else list(chosen)
+    for name in wanted:
+        if not any(name in flow for flow in FLOWS.values()):
+            raise SettingError(f"GROUPS={settings.groups}: no group {name!r}; use some of {', '.join(chosen)}")
+    chosen = {name: group for name, group in chosen.items() if name in wanted}
     if "order-saga" in chosen:
         saga = chosen["order-saga"]
         chosen["order-saga"] = replace(

@@ -46,7 +46,8 @@ def killed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     def folder(broker: str) -> Path:
         if broker not in made:
             made[broker] = tmp_path_factory.mktemp(broker) / "run"
-            code, verdict, said = run(made[broker], "kill-mid-publish", broker, "faults=sigkill@4+1")
+            everyone = ("faults=sigkill@4+1", "roles.groups=")
+            code, verdict, said = run(made[broker], "kill-mid-publish", broker, *everyone)
             assert code == 0, said
             assert verdict["verdict"] == "valid", said
         return made[broker]
@@ -254,6 +255,7 @@ def _belongs(pid: int, folder: Path) -> bool:
         (["run", "stedy", "--broker", "kafka"], "no scenario 'stedy'"),
         (["run", "steady", "--broker", "kafka", "--set", "relay.claim=hope"], "relay.claim=hope: use one of lease"),
         (["run", "steady", "--broker", "kafka", "--set", "load.rate_per_s=-1"], "load.rate_per_s"),
+        (["run", "steady", "--broker", "kafka", "--set", "roles.groups=order-sage"], "no group 'order-sage'"),
         (["run", "steady", "--broker", "kafka", "--set", "faults=meteor"], "no fault 'meteor'"),
         (["run", "steady", "--broker", "memory"], "BROKER=memory has no process to break"),
     ],
