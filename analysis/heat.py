@@ -9,10 +9,11 @@ Word = Literal["kept", "broke", "unknown"]
 
 
 class Square(NamedTuple):
-    """One strategy in one scenario on one broker, over all its runs."""
+    """One strategy under one kind of fault on one broker, over all its runs."""
 
     strategy: str
-    scenario: str
+    fault: str
+    """What was planned to strike, or `no fault`."""
     broker: str
     word: Word
     text: str
@@ -20,16 +21,21 @@ class Square(NamedTuple):
 
 
 def squares(results: Sequence[Result]) -> list[Square]:
-    """Default first, then by first appearance; scenarios that no run was made of with a strategy are absent."""
+    """Default first, then by first appearance; what was not run together is absent."""
     found: dict[tuple[str, str, str], list[Result]] = {}
     for result in sorted(results, key=lambda result: bool(result.naive)):
         if result.naive or not result.variant:
-            key = (", ".join(result.naive) or "default", result.run.scenario, result.broker)
+            key = (", ".join(result.naive) or "default", fault_of(result), result.broker)
             found.setdefault(key, []).append(result)
     return [_square(*key, runs) for key, runs in found.items()]
 
 
-def _square(strategy: str, scenario: str, broker: str, runs: Sequence[Result]) -> Square:
+def fault_of(result: Result) -> str:
+    """Each kind once: three resets are a reset."""
+    return ", ".join(dict.fromkeys(fault.fault for fault in result.run.faults)) or "no fault"
+
+
+def _square(strategy: str, fault: str, broker: str, runs: Sequence[Result]) -> Square:
     broke = [run for run in runs if run.word == "invalid"]
     if broke:
         counts: dict[str, int] = {}
@@ -38,7 +44,7 @@ def _square(strategy: str, scenario: str, broker: str, runs: Sequence[Result]) -
                 if anomaly["forbidden"]:
                     counts[anomaly["name"]] = counts.get(anomaly["name"], 0) + anomaly["count"]
         text = ", ".join(f"{name.replace('_', ' ')} {count:,}" for name, count in counts.items()) or "books broken"
-        return Square(strategy, scenario, broker, "broke", text)
+        return Square(strategy, fault, broker, "broke", text)
     if any(run.word == "unknown" for run in runs):
-        return Square(strategy, scenario, broker, "unknown", "unknown")
-    return Square(strategy, scenario, broker, "kept", "kept")
+        return Square(strategy, fault, broker, "unknown", "unknown")
+    return Square(strategy, fault, broker, "kept", "kept")

@@ -41,10 +41,10 @@ OVERHEAD_S = 17.0
 
 
 class Factor(NamedTuple):
-    """One thing changed, on one scenario."""
+    """One thing changed, on one scenario, with what it takes to see it."""
 
     scenario: str
-    set: str
+    sets: tuple[str, ...]
     brokers: tuple[str, ...] = BROKERS
     shows: tuple[str, ...] = ()
     """Anomalies that this variant is predicted to show: a cell without them has not shown what it was run for."""
@@ -53,32 +53,46 @@ class Factor(NamedTuple):
 
 
 TIERS = (
-    Factor("steady", "durability=fsynced"),
-    Factor("steady", "durability=fire-and-forget"),
-    Factor("steady", "rabbitmq_queue_type=classic", ("rabbitmq",)),
-    Factor("steady", "rabbitmq_client=aio-pika", ("rabbitmq",)),
-    Factor("steady", "kafka_group_protocol=classic", ("kafka",)),
+    Factor("steady", ("durability=fsynced",)),
+    Factor("steady", ("durability=fire-and-forget",)),
+    Factor("steady", ("rabbitmq_queue_type=classic",), ("rabbitmq",)),
+    Factor("steady", ("rabbitmq_client=aio-pika",), ("rabbitmq",)),
+    Factor("steady", ("kafka_group_protocol=classic",), ("kafka",)),
 )
+VIEWS = "load.views_ratio=0.8"
+"""Counting views is what no state guards: elsewhere a repeat meets a reservation or a payment that is there already."""
 STRATEGIES = (
-    Factor("kill-mid-publish", "publish_strategy=direct-after-commit", shows=("lost",), allows=("out_of_order",)),
-    Factor("relay-crash", "consume_strategy=none", shows=("duplicated_effects",), allows=("out_of_order",)),
-    Factor("kill-mid-publish", "publish_strategy=direct-in-transaction", shows=("lost",), allows=("phantom",)),
-    Factor("two-relays", "publish_strategy=outbox-naive", shows=("duplicated_on_wire",), allows=("out_of_order",)),
-    Factor("consumer-crash-before-commit", "consume_strategy=ack-first", shows=("lost",)),
-    Factor("kill-mid-publish", "relay.confirm=none", shows=("lost",), allows=("out_of_order",)),
-    Factor("two-relays", "publish_strategy=outbox-skip-locked", allows=("out_of_order",)),
-    Factor("two-relays", "publish_strategy=outbox-for-update", allows=("out_of_order",)),
-    Factor("consumer-crash-after-commit", "consume_strategy=check-then-act", allows=("duplicated_effects",)),
-    Factor("consumer-crash-after-commit", "consume_strategy=unique-constraint", allows=("lost",)),
-    Factor("consumer-crash-after-commit", "consume_strategy=lock", allows=("duplicated_effects",)),
-    Factor("consumer-crash-after-commit", "consume_strategy=two-stage", allows=("duplicated_effects",)),
-)
+    Factor("kill-mid-publish", ("publish_strategy=direct-after-commit",), shows=("lost",), allows=("out_of_order",)),
+    Factor("relay-crash", ("consume_strategy=none", VIEWS), shows=("duplicated_effects",), allows=("out_of_order",)),
+    Factor("steady", ("publish_strategy=direct-in-transaction", "faults=api-crash-before-commit@8"),
+           shows=("phantom",), allows=("lost", "out_of_order")),
+    Factor("consumer-crash-after-ack", ("consume_strategy=ack-first",), shows=("lost",), allows=("out_of_order",)),
+    Factor("steady", ("publish_strategy=outbox-naive", "roles.relays=2"),
+           shows=("duplicated_on_wire",), allows=("out_of_order",)),
+    Factor("kill-mid-publish", ("publish_strategy=outbox-naive", "relay.confirm=none"),
+           shows=("lost",), allows=("out_of_order",)),
+)  # fmt: skip
+"""The ways people do it wrong, each under the fault that shows it (tests/system/test_ablation_table.py)."""
+MORE_STRATEGIES = (
+    Factor("steady", ("consume_strategy=unique-constraint", "faults=consumer-crash-after-claim@8"),
+           shows=("lost",), allows=("out_of_order",)),
+    Factor("poison", ("on_error=swallow",), shows=("lost",)),
+    Factor("kill-mid-publish", ("publish_strategy=direct-in-transaction",),
+           shows=("lost",), allows=("phantom", "out_of_order")),
+    Factor("consumer-crash-after-commit", ("consume_strategy=none", VIEWS),
+           shows=("duplicated_effects",), allows=("out_of_order",)),
+    Factor("two-relays", ("publish_strategy=outbox-skip-locked",), allows=("out_of_order",)),
+    Factor("two-relays", ("publish_strategy=outbox-for-update",), allows=("out_of_order",)),
+    Factor("consumer-crash-after-commit", ("consume_strategy=check-then-act",), allows=("duplicated_effects",)),
+    Factor("consumer-crash-after-commit", ("consume_strategy=lock",), allows=("duplicated_effects",)),
+    Factor("consumer-crash-after-commit", ("consume_strategy=two-stage",), allows=("duplicated_effects",)),
+)  # fmt: skip
 NUMBERS = (
-    Factor("steady", "roles.consumers=3"),
-    Factor("steady", "batch=1"),
-    Factor("steady", "partitions=1"),
-    Factor("steady", "linger_ms=50", ("kafka",)),
-    Factor("steady", "compression=snappy", ("kafka",)),
+    Factor("steady", ("roles.consumers=3",)),
+    Factor("steady", ("batch=1",)),
+    Factor("steady", ("partitions=1",)),
+    Factor("steady", ("linger_ms=50",), ("kafka",)),
+    Factor("steady", ("compression=snappy",), ("kafka",)),
 )
 
 
@@ -157,7 +171,7 @@ def full(sustainable_per_s: float | None, scenarios: Sequence[str] | None = None
         for factor in factors:
             if factor.scenario in known:
                 scenario = load_scenario(factor.scenario)
-                cell = Cell(part, scenario, "", 1, (factor.set,), shortened(scenario), factor.shows, factor.allows)
+                cell = Cell(part, scenario, "", 1, factor.sets, shortened(scenario), factor.shows, factor.allows)
                 wanted.append((cell, factor.brokers))
 
     take("headline", headline, range(1, FIRST_REPEATS + 1))
@@ -168,15 +182,16 @@ def full(sustainable_per_s: float | None, scenarios: Sequence[str] | None = None
                         _timing(WARM_UP_S, SWEEP_S), overload=share >= 1)  # fmt: skip
             wanted.append((cell, BROKERS))
     vary("tiers, queue types and clients", TIERS)
-    vary("strategies", STRATEGIES[:6])
+    vary("strategies", STRATEGIES)
     take("scenarios", others)
-    vary("strategies", STRATEGIES[6:])
+    vary("strategies", MORE_STRATEGIES)
     take("headline", headline, range(FIRST_REPEATS + 1, REPEATS + 1))
     vary("numbers", NUMBERS)
     for name in last:
         scenario = load_scenario(name)
         wanted.append((Cell("scenarios", scenario, ""), able(scenario)))
-    return [_pair(cell, brokers, number) for number, (cell, brokers) in enumerate(wanted)]
+    cases = {name: number for number, name in enumerate(dict.fromkeys(cell.name for cell, _ in wanted))}
+    return [_pair(cell, brokers, cases[cell.name]) for cell, brokers in wanted]
 
 
 def able(scenario: Scenario) -> tuple[str, ...]:
@@ -199,7 +214,7 @@ def _timing(warm_up_s: float, duration_s: float) -> tuple[str, ...]:
 
 
 def _pair(cell: Cell, brokers: Sequence[str], number: int) -> Pair:
-    """The broker that goes first alternates from one pair to the next, and of one case from repeat to repeat."""
+    """The broker that goes first alternates from one case to the next, and of one case from repeat to repeat."""
     swap = (number + cell.repeat) % 2 == 0
     return Pair(tuple(cell._replace(broker=broker) for broker in (reversed(brokers) if swap else brokers)))
 

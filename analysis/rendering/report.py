@@ -14,7 +14,7 @@ from analysis.checkers.verdict import COUNTS, write_json
 from analysis.claims import answered
 from analysis.comparison import Comparison
 from analysis.findings import Result, answer, by_case, cautions, compared
-from analysis.heat import squares
+from analysis.heat import fault_of, squares
 from analysis.limits import limits
 from analysis.rendering import charts, content
 from analysis.timing.latency import STAGES
@@ -119,12 +119,12 @@ def _overall(results: Sequence[Result]) -> list[dict[str, str]]:
     untouched = [result for result in plain if not result.variant] or plain
     cases = by_case(untouched)
     cheapest = cases.get("steady") or next(iter(cases.values()), [])
-    # Most scenarios are run with the default only: the table has them, the picture compares.
-    tried = {result.run.scenario for result in results if result.naive}
+    # Most faults meet the default only: the table has them, the picture compares.
+    tried = {fault_of(result) for result in results if result.naive}
     heat = [
-        charts.Square(each.strategy, each.scenario, each.broker, each.text, KEPT_COLOURS[each.word])
+        charts.Square(each.strategy, each.fault, each.broker, each.text, KEPT_COLOURS[each.word])
         for each in squares(results)
-        if each.scenario in tried
+        if each.fault in tried
     ]
     drawn = [
         ("rates", "Latency from request to effect by the rate of orders; solid p50, dashed p99", charts.against_rate(
