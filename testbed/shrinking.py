@@ -57,7 +57,9 @@ def shrink(
         json.dumps({"broken": sorted(broken), "runs": runs, "faults": [fault._asdict() for fault in found]}, indent=2)
     )
     typer.echo(f"{', '.join(sorted(broken))} with {len(found)} of {len(scenario.faults)} faults, after {runs} runs:")
-    typer.echo(f"  testbed run {scenario.name} --broker {settings.broker} --seed {settings.seed} --set {as_set(found)}")
+    words = [*(word for word in sets_of(folder) if not word.startswith("faults=")), as_set(found)]
+    again = " ".join(f"--set {word}" for word in words)
+    typer.echo(f"  testbed run {scenario.name} --broker {settings.broker} --seed {settings.seed} {again}")
 
 
 def what_was_run(folder: Path) -> tuple[Scenario, Settings]:
@@ -69,6 +71,11 @@ def what_was_run(folder: Path) -> tuple[Scenario, Settings]:
         raise SettingError(f"{folder} holds no plan that could be run again: {error}") from error
     known = {name: value for name, value in settings.items() if name in Settings.model_fields}
     return Scenario.model_validate(plan), read_settings(**{**known, "broker": run["broker"]})
+
+
+def sets_of(folder: Path) -> list[str]:
+    """The `--set` words of the run."""
+    return list(json.loads((folder / "run.json").read_text()).get("sets", []))
 
 
 def broken_promises(verdict: dict[str, Any]) -> frozenset[str]:

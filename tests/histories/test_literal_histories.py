@@ -163,7 +163,8 @@ CASES: dict[str, tuple[Tiny, dict[str, list[str]]]] = {
     ),
     "on two topics": (Tiny().event("e", 1, topic="t").event("f", 2, topic="u").done("f", "e"), {}),
     "on two topics, with another group ahead on one": (
-        Tiny().event("e").event("f", 2, topic="u").event("h", 3).done("h", group="other").done("f", "e", "h"),
+        Tiny().event("e").event("f", 2, topic="u").event("h", 3).event("i", 4)
+        .done("h", "i", group="other").done("f", "e", "h", "i"),
         {},
     ),
     "on two topics, and within one": (
