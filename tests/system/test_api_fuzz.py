@@ -1,5 +1,6 @@
 """Requests made up from the OpenAPI document: whatever is sent, nothing answers 500 and nothing is half written."""
 
+import re
 import time
 from collections.abc import Iterator
 
@@ -15,7 +16,7 @@ from testbed import wiring
 from tests.system.api_server import ORDER
 from tests.system.live_shop import LiveShop, live_shop, settings_for
 
-EXAMPLES = 8
+EXAMPLES = 5
 """Of each operation and kind. Drawn the same way in every run: a failure found here is found again."""
 
 HALF_WRITTEN = {
@@ -25,6 +26,8 @@ HALF_WRITTEN = {
     "an order without its events": """
         SELECT id FROM orders o WHERE version <> (
             SELECT count(*) FROM event WHERE aggregate_type = 'Order' AND aggregate_id = CAST(o.id AS text))""",
+    "a ticket without its event": """
+        SELECT id FROM ticket t WHERE NOT EXISTS (SELECT FROM event WHERE aggregate_id = CAST(t.id AS text))""",
     "an event that nobody will send": "SELECT id FROM event WHERE id NOT IN (SELECT id FROM pending)",
     "an answer for what is not there": """
         SELECT resource_id FROM request r WHERE NOT EXISTS (SELECT FROM event WHERE aggregate_id = r.resource_id)""",
@@ -108,7 +111,7 @@ def test_no_route_but_health_answers_a_token_that_is_expired_foreign_unsigned_or
     routes = [(verb, path) for path, verbs in paths.items() for verb in verbs if not path.startswith("/health")]
     assert len(routes) > 12
     for verb, path in routes:
-        url = shop.url + path.format_map({name: "1" for name in ("order_id", "product_id", "transaction_key", "id")})
+        url = shop.url + re.sub(r"\{\w+\}", "1", path)
         for kind, token in bad.items():
             answer = requests.request(verb, url, headers={"Authorization": f"Bearer {token}"}, timeout=20)
             assert (answer.status_code, kind, verb, path) == (401, kind, verb, path)
