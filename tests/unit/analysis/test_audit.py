@@ -71,3 +71,11 @@ def test_what_was_committed_after_the_ledger_was_read_is_no_phantom() -> None:
 def test_a_malformed_message_breaks_the_books() -> None:
     found = reconcile(committed(), [Logged("", (), "likes", 0, 3, "no id")], ledger_of())
     assert (found.is_whole, found.log_messages, found.malformed[0].error) == (False, 1, "no id")
+
+
+def test_an_event_whose_content_differs_is_neither_missing_nor_extra_but_named_with_both_values() -> None:
+    changed = Logged("a", content("a", "changed"), "likes", 0, 10)
+    found = reconcile(committed("a", "b"), [changed, *logged("b")], ledger_of("a", "b"))
+    assert [(d.id, d.position, dict(d.fields)) for d in found.differing] == [("a", 10, {"data": ("{}", "changed")})]
+    assert (found.missing, found.extra, found.is_whole) == ([], [], False)
+    assert found.ledger_digest != found.log_digest
