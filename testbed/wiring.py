@@ -20,6 +20,7 @@ from sqlalchemy import Engine, MetaData
 
 from ablations.consume import Consume, worker_class
 from ablations.flow import FLOWS
+from ablations.on_error.unmade_calls import taken_as_made
 from ablations.publish import SINKS
 from ablations.relay import STRATEGIES as RELAYS
 from ablations.relay import MakesRelay, Runs, Seams, relay_factory
@@ -197,14 +198,17 @@ def relay(settings: Settings, database: Database, broker: Broker, probe: Probe) 
 def outside_caller(
     settings: Settings, database: Database, group: str, sink: EventSink, world: "OutsideWorld"
 ) -> OutsideCaller | None:
-    """Makes the group's calls to the outside world; None for a group that makes none."""
+    """Makes the group's calls to the outside world; None for a group that makes none. Seam `on_error`."""
     calls = groups(settings)[group].calls
     if calls is None:
         return None
+    call_all = calls.call(world)
+    if settings.seam("on_error") == "log-only" and calls.settle is None:
+        call_all = taken_as_made(call_all)
     return OutsideCaller(
         database.engine,
         calls.table(database.shop),
-        calls.call(world),
+        call_all,
         settle=calls.settle(database.shop) if calls.settle else None,
         sink=sink,
         at_once=calls.at_once,

@@ -47,7 +47,8 @@ def project_orders(shop: ShopTables) -> GroupHandler:
             changed.add(envelope.key)
             done.append("projected")
         if changed:
-            connection.execute(upsert, [_row(views[key]) for key in sorted(changed)])
+            # Asked to return something, SQLAlchemy writes all rows with one statement instead of one each.
+            connection.execute(upsert.returning(table.c.order_id), [_row(views[key]) for key in sorted(changed)])
         return HandlerResult(done)
 
     return handle

@@ -115,7 +115,7 @@ def of_types(*types: str) -> list[Any]:
     return [payload(envelope) for envelope in TRAFFIC if envelope.type in types]
 
 
-@pytest.mark.row("S2.14", "S0.28", on="any")
+@pytest.mark.row("S0.28", on="any")
 @pytest.mark.parametrize("group", GROUPS)
 def test_a_redelivered_batch_changes_nothing_and_every_event_has_its_effect_once(
     reactions: Reactions, group: str
@@ -146,7 +146,7 @@ def test_an_effect_with_a_condition_of_its_own_bears_a_repeat_even_without_an_in
     assert reactions.everything() == before
 
 
-@pytest.mark.row("S0.32", "S1.18", on="any")
+@pytest.mark.row("S0.32", on="any")
 def test_an_effect_that_only_adds_drifts_by_each_repeat_without_an_inbox(reactions: Reactions) -> None:
     for _ in range(3):
         reactions.deliver_bare("analytics-service", taken_by("analytics-service"))
@@ -156,7 +156,6 @@ def test_an_effect_that_only_adds_drifts_by_each_repeat_without_an_inbox(reactio
     assert (orders, amount) == (3 * 200, 3 * sum(event.total_amount for event in of_types("OrderCreated")))
 
 
-@pytest.mark.row("S2.28", on="any")
 def test_the_sums_a_minute_equal_a_recount_of_the_events_by_two_workers(reactions: Reactions) -> None:
     lanes = [[e for e in taken_by("analytics-service") if int(e.key[0], 16) % 2 == lane] for lane in (0, 1)]
 
@@ -183,7 +182,6 @@ def test_the_sums_a_minute_equal_a_recount_of_the_events_by_two_workers(reaction
     assert len({minute for minute, *_ in counted}) > 1
 
 
-@pytest.mark.row("S2.28", on="any")
 def test_an_order_far_above_the_mean_of_the_hour_is_flagged(reactions: Reactions) -> None:
     usual = taken_by("analytics-service")
     reactions.deliver("analytics-service", usual)
@@ -204,7 +202,7 @@ def test_an_order_far_above_the_mean_of_the_hour_is_flagged(reactions: Reactions
     assert reactions.rows("SELECT order_id FROM order_anomaly") == [(large.key,)]
 
 
-@pytest.mark.row("S0.18", "S0.29", on="any")
+@pytest.mark.row("S0.29", on="any")
 def test_mails_equal_a_recount_and_later_ones_go_to_the_address_that_the_order_told(reactions: Reactions) -> None:
     for batch in batches(taken_by("email-service"), 10, seed=1):
         reactions.deliver("email-service", batch)
@@ -245,7 +243,6 @@ def test_notifications_are_one_an_event_and_channel(reactions: Reactions) -> Non
     assert told["ORDER_SHIPPED", "PUSH"] + told["ORDER_DELIVERED", "PUSH"] == types["OrderStatusChanged"]
 
 
-@pytest.mark.row("S4.2", "S1.10", on="any")
 def test_points_and_coupons_equal_a_recount_and_a_coupon_is_used_once(reactions: Reactions) -> None:
     for batch in batches(taken_by("points-coupons"), 25, seed=1):
         reactions.deliver("points-coupons", batch)
@@ -368,7 +365,6 @@ def call_until_done(reactions: Reactions, group: str, outside: RecordedWorld, ba
     raise AssertionError("calls are still owed")
 
 
-@pytest.mark.row("S1.9", "S3.18", "S4.6", on="any")
 @pytest.mark.parametrize("group", CALLING)
 def test_a_service_that_fails_and_keeps_silent_gets_everything_once_if_it_honours_keys(
     reactions: Reactions, tmp_path: Path, group: str
@@ -383,7 +379,6 @@ def test_a_service_that_fails_and_keeps_silent_gets_everything_once_if_it_honour
     assert len(list(outside.world.record.calls())) > len(reserved)
 
 
-@pytest.mark.row("S4.6", on="any")
 def test_a_service_that_honours_no_keys_is_seen_to_do_some_twice_but_loses_none(
     reactions: Reactions, tmp_path: Path
 ) -> None:
@@ -395,7 +390,6 @@ def test_a_service_that_honours_no_keys_is_seen_to_do_some_twice_but_loses_none(
     assert max(times.values()) > 1
 
 
-@pytest.mark.row("S1.8", on="any")
 def test_the_platform_receives_its_fields_to_the_cent(reactions: Reactions, tmp_path: Path) -> None:
     outside = RecordedWorld(tmp_path / "calls.ndjson", 1)
     confirmed = next(envelope for envelope in TRAFFIC if envelope.type == "OrderConfirmed")

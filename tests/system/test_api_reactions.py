@@ -105,7 +105,6 @@ def test_one_number_has_one_hash_however_it_is_written_and_none_without_the_key(
     assert mask_of_phone("1234567") == "***4567"
 
 
-@pytest.mark.row("S4.3", on="any")
 def test_the_phone_number_is_in_no_row_and_in_no_log(api: Api, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
     apply(api, key="k-1")
@@ -121,7 +120,6 @@ def test_the_phone_number_is_in_no_row_and_in_no_log(api: Api, caplog: pytest.Lo
     assert "1012345678" not in digits
 
 
-@pytest.mark.row("S2.3", "S2.24", on="any")
 def test_notifications_are_the_callers_own_newest_first_page_by_page(api: Api) -> None:
     traffic = Traffic(seed=1)
     created = [traffic.order(number)[0] for number in (2, 22, 42, 3)]

@@ -29,6 +29,7 @@ BROKERS = ("memory", "kafka", "rabbitmq")
 AWAY = "notification-service"
 AT_WORK = ("email-service", "analytics-service", "data-platform", "points-coupons", "product-metrics", "read-model")
 ORDERS = 100
+SOMETIMES_AWAY = {"failure_ratio": 0.05}
 PHONE_DIGITS = "1012345678"
 
 
@@ -70,14 +71,20 @@ def call(shop: Shop, method: str, url: str, customer: str, **more: Any) -> Any:
     return answer.json()
 
 
-@pytest.mark.row("S0.17", "S1.28", "S1.29", "S1.30", "S2.10", "S2.14", "S3.35")
+@pytest.mark.row(
+    "S0.17", "S0.18", "S1.8", "S1.9", "S1.10", "S1.28", "S1.29", "S1.30", "S2.6", "S2.10", "S2.14", "S3.35"
+)
 @pytest.mark.parametrize("broker", BROKERS)
 def test_each_group_does_all_its_events_once_although_they_come_twice_and_one_group_was_away(
     request: pytest.FixtureRequest, broker: str, database: str, tmp_path: Path
 ) -> None:
     traffic = mixed(orders=ORDERS, tickets=40)
     world = RecordedWorld(
-        tmp_path / "calls.ndjson", 1, records={"failure_ratio": 0.05}, mails={"timeout_after_work_ratio": 0.05}
+        tmp_path / "calls.ndjson",
+        1,
+        records=SOMETIMES_AWAY,
+        pushes=SOMETIMES_AWAY,
+        mails={"timeout_after_work_ratio": 0.05},
     )
     with shop_on(settings_for(request, broker, database), AT_WORK, world) as shop:
         for _ in range(2):
@@ -103,6 +110,15 @@ def _is_the_recount(shop: Shop, world: RecordedWorld, traffic: Sequence[Envelope
     assert number(shop, "SELECT count(*) FROM email_sent_record") == len(taken_by("email-service", traffic))
     assert number(shop, "SELECT count(*) FROM notification") == len(taken_by(AWAY, traffic)) + types["OrderConfirmed"]
     assert number(shop, "SELECT sum(events) FROM analytics_minute") == len(taken_by("analytics-service", traffic))
+    created: list[Any] = [from_json(e.type, 1, e.data) for e in traffic if e.type == "OrderCreated"]
+    assert number(shop, "SELECT sum(amount) FROM analytics_minute WHERE event_type = 'OrderCreated'") == int(
+        sum(order.total_amount for order in created)
+    )
+    told = Counter(dict(shop.rows("SELECT type, count(*) FROM notification WHERE channel = 'PUSH' GROUP BY type")))
+    for name, event_type in (("CREATED", "OrderCreated"), ("PAID", "OrderPaid"), ("CANCELLED", "OrderCancelled")):
+        assert told[f"ORDER_{name}"] == types[event_type]
+    fed = Counter(call.body["kind"] for call in world.done("records"))
+    assert (fed["ORDER_CONFIRMED"], fed["ORDER_CANCELLED"]) == (types["OrderConfirmed"], types["OrderCancelled"])
     assert number(shop, "SELECT count(*) FROM platform_record") == len(taken_by("data-platform", traffic))
     assert number(shop, "SELECT count(*) FROM coupon") == types["TicketApplied"]
     assert number(shop, "SELECT sum(points) FROM points_account") == sum(_points(envelope) for envelope in traffic)
@@ -111,8 +127,8 @@ def _is_the_recount(shop: Shop, world: RecordedWorld, traffic: Sequence[Envelope
     ]
     ended = Counter(dict(shop.rows("SELECT status, count(*) FROM order_read_model GROUP BY status")))
     assert (ended.total(), ended["CANCELLED"]) == (ORDERS, types["OrderCancelled"])
-    told = {"email_sent_record": ["mails"], "notification": ["pushes", "sms"], "platform_record": ["records"]}
-    for table, kinds in told.items():
+    delivered = {"email_sent_record": ["mails"], "notification": ["pushes", "sms"], "platform_record": ["records"]}
+    for table, kinds in delivered.items():
         keys = [key for (key,) in shop.rows(f"SELECT idempotency_key FROM {table}")]
         assert Counter(call.key for call in world.done(*kinds)) == Counter(keys)
     assert len(world.done("sms")) == types["OrderConfirmed"]
@@ -123,6 +139,25 @@ def _points(envelope: Envelope) -> int:
         return 100
     event: Any = from_json(envelope.type, 1, envelope.data)
     return int(event.amount) // 10 if envelope.type == "PaymentCompleted" else 0
+
+
+@pytest.mark.row("S1.9", "S3.18")
+@pytest.mark.parametrize("broker", BROKERS)
+def test_where_a_failed_call_is_only_logged_what_it_should_have_told_is_lost(
+    request: pytest.FixtureRequest, broker: str, database: str, tmp_path: Path
+) -> None:
+    """The test above is its opposite: calls that fail are made again there, and nothing is lost."""
+    world = RecordedWorld(tmp_path / "calls.ndjson", 1, pushes={"failure_ratio": 0.3}, records={"failure_ratio": 0.3})
+    settings = settings_for(request, broker, database, seams={"on_error": "log-only"})
+    traffic, groups = mixed(orders=40, tickets=0), (AWAY, "data-platform")
+    with shop_on(settings, groups, world) as shop:
+        publish(shop, traffic)
+        for group in groups:
+            shop.wait(lambda group=group: has_handled(shop, group, len(taken_by(group, traffic))))
+        shop.wait(lambda: owes_nothing(shop))
+        assert 0 < len(world.done("records")) < len(taken_by("data-platform", traffic))
+        assert 0 < len(world.done("pushes")) < len(taken_by(AWAY, traffic))
+        assert len(world.done("sms")) == Counter(envelope.type for envelope in traffic)["OrderConfirmed"]
 
 
 @pytest.mark.row("S2.3", "S2.8", "S2.9", "S2.23", "S2.24")

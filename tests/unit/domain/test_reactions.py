@@ -55,7 +55,6 @@ def moved(seller: str, status: str) -> OrderStatusChanged:
     return OrderStatusChanged(**NAMED, seller_id=seller, status=status)
 
 
-@pytest.mark.row("S0.29")
 def test_a_mail_is_named_by_order_type_and_seller() -> None:
     events = [CREATED, CONFIRMED, CANCELLED, moved("s-1", "SHIPPED"), moved("s-2", "SHIPPED"), TICKET]
     assert [mail.key for event in events if (mail := mail_for(event))] == [
@@ -77,7 +76,6 @@ def test_a_created_order_is_one_notification_whose_message_holds_number_and_amou
     assert told.message == "Order 1001 was created: 200.00"
 
 
-@pytest.mark.row("S2.6")
 def test_created_paid_and_cancelled_are_notified_and_a_confirmed_order_by_sms_too() -> None:
     told = [notification_for(event) for event in (CREATED, PAID, CANCELLED, CONFIRMED)]
     assert [t.type for t in told if t] == ["ORDER_CREATED", "ORDER_PAID", "ORDER_CANCELLED", "ORDER_CONFIRMED"]
@@ -85,7 +83,6 @@ def test_created_paid_and_cancelled_are_notified_and_a_confirmed_order_by_sms_to
     assert notification_for(LIKED) is None
 
 
-@pytest.mark.row("S1.8")
 @pytest.mark.parametrize(("event", "status"), [(CONFIRMED, "CONFIRMED"), (CANCELLED, "CANCELLED")])
 def test_the_platform_is_told_all_nine_fields(event: OrderConfirmed | OrderCancelled, status: str) -> None:
     assert platform_record(event, AT) == {
