@@ -42,7 +42,10 @@ def test_what_failed_now_is_taken_off_and_what_did_not_run_stays_while_its_test_
 
 
 @pytest.mark.parametrize("more", [[], ["-n", "2", "--dist", "loadgroup"]])
-def test_a_run_writes_what_passed_on_which_broker(pytester: pytest.Pytester, more: list[str]) -> None:
+def test_a_run_writes_what_passed_on_which_broker(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, more: list[str]
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
     pytester.makeini("[pytest]\nmarkers =\n  row(*ids): rows\n  xdist_group(name): together\n")
     pytester.makepyfile(
         """
