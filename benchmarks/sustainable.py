@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from math import sqrt
 from typing import NamedTuple
 
-FIRST_PER_S = 200.0
+FIRST_PER_S = 50.0
 LOWEST_PER_S = 12.5
 HIGHEST_PER_S = 12_800.0
 CLOSE_ENOUGH_RATIO = 1.2

@@ -29,7 +29,7 @@ from testbed.experiments import COULD_NOT_RUN, Board, Sets, console, could_not_r
 from testbed.settings import SettingError, Settings
 
 UNITS_S = {"s": 1.0, "m": 60.0, "h": 3600.0}
-MOST_PROBES = 8
+MOST_PROBES = 10
 
 
 def register(app: typer.Typer) -> None:

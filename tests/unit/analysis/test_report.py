@@ -7,8 +7,10 @@ from xml.etree import ElementTree
 
 import pytest
 
+from analysis.comparison import run_folders
 from analysis.rendering.charts import DARK
 from analysis.rendering.report import LARGEST_BYTES, render
+from tests.histories.comparing import Made, one, write
 from tests.histories.writing import clean_run, drop_effect
 
 FETCHING = ("src", "href", "action", "data", "poster")
@@ -89,3 +91,58 @@ def test_the_markdown_has_whole_tables(report: Path) -> None:
         cells = len(re.findall(r"(?<!\\)\|", line)) if line.startswith("|") else None
         assert table is None or cells in (None, table), line
         table = cells
+
+
+def page_of(folder: Path, monkeypatch: pytest.MonkeyPatch, *runs: Made) -> str:
+    """The Markdown of a report, its charts left out."""
+    monkeypatch.setattr("analysis.rendering.report._overall", lambda results: [])
+    monkeypatch.setattr("analysis.rendering.content.detailed", lambda results: {})
+    comparison = write(folder, [(run, int(run.run["seed"]), "held") for run in runs])
+    out = render(run_folders(folder, comparison), folder / "report.html", comparison)
+    return out.with_suffix(".md").read_text()
+
+
+def pairs(**rabbitmq: float) -> list[Made]:
+    """Three repeats of one case on each broker."""
+    return [
+        one(broker, "steady", seed=seed, slow=rabbitmq.get("slow", 1.0) if broker == "rabbitmq" else 1.0)
+        for broker in ("kafka", "rabbitmq")
+        for seed in (1, 2, 3)
+    ]
+
+
+def test_a_report_of_no_difference_says_so_in_its_first_sentences(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = page_of(tmp_path / "same", monkeypatch, *pairs())
+    head = text.partition("## ")[0]
+    assert "Of 3 figures with an interval, kafka is lower in 0 and rabbitmq in 0; 3 show no difference." in head
+    assert "is lower |" not in text
+    assert "| kafka is lower |" in page_of(tmp_path / "other", monkeypatch, *pairs(slow=2.0))
+
+
+@pytest.mark.parametrize(
+    ("weakness", "said"),
+    [
+        (
+            {"verdict": "unknown", "reasons": ["the drain was cut short"]},
+            "could not be judged: the drain was cut short",
+        ),
+        ({"measured_s": 4.0}, "is too short to conclude from: 4 s of load were measured"),
+        ({"slip_ratio": 0.03}, "did not keep its schedule: 3.0% of the arrivals were not sent"),
+        ({"saturated": "whole machine"}, "the limit was the whole machine, so its rates do not compare brokers"),
+    ],
+)
+def test_a_report_of_a_weak_run_says_so_before_its_answer_and_concludes_nothing_from_it(
+    weakness: dict[str, object], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = pairs(slow=2.0)
+    runs[-1].verdict |= weakness
+    text = page_of(tmp_path, monkeypatch, *runs)
+    assert text.index("**Before you read on**") < text.index(
+        f"rabbitmq/steady/3{':' if said.startswith('the') else ''} {said}"
+    )
+    assert text.index(said) < text.index(" kept every promise")
+    # Two repeats are left of the three that an interval needs.
+    assert "is lower" not in text.replace("lower is better", "")
+    assert "fewer than 3 repeats: no difference is claimed" in text
