@@ -21,7 +21,7 @@ from analysis.rendering.report import read_results, render
 from analysis.verdict import Verdict, stored_verdict
 from benchmarks import matrix
 from benchmarks.matrix import BROKERS, Cell, Pair
-from benchmarks.scenario import Scenario
+from benchmarks.scenario import Scenario, ScenarioError
 from benchmarks.sustainable import Try, next_rate_per_s, sustainable_per_s
 from history.reader import BrokenHistory
 from testbed import wiring
@@ -167,6 +167,8 @@ class _Comparing:
     def all(self, only: list[str] | None) -> None:
         """The headline first: a short budget is not spent on finding a rate."""
         pairs = matrix.quick() if self.kind == "quick" else matrix.full(None, only)
+        # A word that nothing can be run with is refused before anything is run or written.
+        self._prepared(pairs[0].cells[0])
         self._plan(pairs)
         first = [pair for pair in pairs if pair.cells[0].part == "headline" and pair.cells[0].repeat == 1]
         for pair in first:
@@ -222,7 +224,14 @@ class _Comparing:
         )
 
     def _run_pair(self, pair: Pair, pairs: list[Pair]) -> None:
-        fresh = [cell for cell in pair.cells if self._done(cell) is None]
+        try:
+            fresh = [cell for cell in pair.cells if self._done(cell) is None]
+        except (ScenarioError, SettingError) as error:
+            # What `--set` changed may not go with every cell, e.g. a load that ends before a fault.
+            for cell in pair.cells:
+                self._mark(cell, "left out", str(error))
+            self._write()
+            return
         if fresh and not matrix.fits(Pair(tuple(fresh)), self._spent_s(), self.budget_s, self._overhead_s()):
             for cell in fresh:
                 self._mark(cell, "left out", "the budget did not reach it")

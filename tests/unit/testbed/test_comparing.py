@@ -154,6 +154,20 @@ def test_what_the_budget_does_not_reach_is_named_and_costs_no_exit_code(
     assert "rate sweep (no sustainable rate was found on both brokers)" in (tmp_path / "report.md").read_text()
 
 
+def test_a_cell_that_does_not_go_with_what_was_set_is_left_out_and_a_wrong_word_stops_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    short = ("--set", "load.duration_s=5")
+    _, found, _ = compare(World(keeps(300)), tmp_path / "a", monkeypatch, *ONLY, *short)
+    left = {cell.name.partition("+faults=")[2] or cell.name: cell.why for cell in found.left_out}
+    assert left.keys() == {"api-crash-before-commit@8", "consumer-crash-after-claim@8"}
+    assert all("ends after the load" in why for why in left.values())
+    world = World(keeps(300))
+    with pytest.raises(AssertionError, match="no such setting"):
+        compare(world, tmp_path / "b", monkeypatch, *ONLY, "--set", "colour=red")
+    assert world.ran == []
+
+
 def test_ctrl_c_leaves_a_report_of_what_was_finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     world = World(keeps(300))
     world.interrupt_at = 3
