@@ -31,7 +31,7 @@ from servers.process import free_ports, tail, wait_until
 from testbed import doctor, services, wiring
 from testbed.equivalence import kafka_config, rabbit_config
 from testbed.folders import cache_folder
-from testbed.lab import ROOT, RoleProcess
+from testbed.role_process import ROOT, RoleProcess
 from testbed.settings import SettingError, Settings, read_settings
 
 KAFKA_TOOLS = "org.apache.kafka:kafka-tools:4.3.1+org.apache.kafka:kafka-clients:4.3.1"

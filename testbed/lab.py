@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -48,100 +48,13 @@ from servers.process import OWNER, PARENT, free_ports, identify, tail, wait_unti
 from testbed import wiring
 from testbed.equivalence import equivalents
 from testbed.ledger import export_ledger
+from testbed.role_process import ROOT, STOP_TIMEOUT_S, RoleProcess, Slowed
+from testbed.sampling import Sampler
 from testbed.services import Services
 from testbed.settings import SEAMS, Settings
-from testbed.traffic import Traffic
 
-STOP_TIMEOUT_S = 20.0
 CRASH_TIMEOUT_S = 15.0
 AGAIN_TIMEOUT_S = 15.0
-ROOT = Path(__file__).parent.parent
-
-
-class RoleProcess:
-    """One role as a process; may be started again after it died."""
-
-    def __init__(self, name: str, arguments: list[str], log: Path, environment: Mapping[str, str]) -> None:
-        self.name = name
-        self.log = log
-        self.mortal = False
-        """A fault has killed it, or may at any time: its death is no surprise."""
-        self.pids: list[int] = []
-        self._arguments = arguments
-        self._environment = environment
-        self._process: subprocess.Popen[bytes] | None = None
-
-    def start(self, **more: str) -> None:
-        with self.log.open("ab") as log:
-            self._process = subprocess.Popen(
-                self._arguments,
-                env={**os.environ, **self._environment, **more},
-                cwd=ROOT,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                # ^C is for the parent alone: it ends the roles in order.
-                start_new_session=True,
-            )
-        self.pids.append(self._process.pid)
-        self.mortal = bool(more)
-
-    @property
-    def exit_code(self) -> int | None:
-        """None while it runs, and before it was started."""
-        return None if self._process is None else self._process.poll()
-
-    @property
-    def pid(self) -> int:
-        assert self._process is not None
-        return self._process.pid
-
-    def signal(self, number: signal.Signals) -> None:
-        if self._process is not None and self._process.poll() is None:
-            self._process.send_signal(number)
-
-    def wait(self, timeout_s: float) -> bool:
-        """Whether it has ended within `timeout_s`."""
-        if self._process is None:
-            return True
-        try:
-            self._process.wait(timeout_s)
-        except subprocess.TimeoutExpired:
-            return False
-        return True
-
-    def end(self) -> None:
-        self.signal(signal.SIGCONT)
-        self.signal(signal.SIGTERM)
-        if not self.wait(STOP_TIMEOUT_S):
-            self.signal(signal.SIGKILL)
-            self.wait(STOP_TIMEOUT_S)
-
-
-class Slowed(threading.Thread):
-    """Stops processes for nine tenths of the time, by signals."""
-
-    RUNS_S, STOPS_S = 0.02, 0.18
-
-    def __init__(self, processes: Sequence[RoleProcess]) -> None:
-        super().__init__(name="slowed", daemon=True)
-        self._processes = processes
-        self._ended = threading.Event()
-
-    def run(self) -> None:
-        while not self._ended.wait(self.RUNS_S):
-            self._signal(signal.SIGSTOP)
-            self._ended.wait(self.STOPS_S)
-            self._signal(signal.SIGCONT)
-
-    def stop(self) -> None:
-        """Returns when they run at full speed again."""
-        self._ended.set()
-        self.join()
-
-    def _signal(self, number: signal.Signals) -> None:
-        for process in self._processes:
-            process.signal(number)
 
 
 class RunLab:
@@ -294,7 +207,7 @@ class RunLab:
             process.start()
         self._wait_for_api()
         self._wait_for_history()
-        self._sampler = Sampler(self, self._recorder, self._services)
+        self._sampler = Sampler(self, self._recorder)
         self._sampler.start()
 
     def start_driver(self, plan: Mapping[str, Any]) -> None:
@@ -531,53 +444,6 @@ class RunLab:
 
 
 _HELD_BY_PARKED_KEYS = "SELECT count(*) FROM pending WHERE key IN (SELECT key FROM pending WHERE parked_at IS NOT NULL)"
-
-
-class Sampler(threading.Thread):
-    """Each second: what every part has used, how far each group is behind, how deep the outbox is."""
-
-    def __init__(self, lab: RunLab, recorder: Recorder, services: Services) -> None:
-        super().__init__(name="sampler", daemon=True)
-        self._lab = lab
-        self._recorder = recorder
-        self._ended = threading.Event()
-        self._gone: dict[str, dict[int, tuple[float, int]]] = {}
-        self._traffic = Traffic()
-
-    def stop(self) -> None:
-        self._ended.set()
-        if self.is_alive():
-            self.join(timeout=10)
-
-    def run(self) -> None:
-        while not self._ended.wait(1.0):
-            parts = self._lab.parts()
-            network_bytes = self._traffic.look(parts) or {}
-            for part, pids in parts.items():
-                self._sample(part, pids, network_bytes.get(part))
-            # A broker or database that is being broken on purpose cannot tell; the gap in the series is the truth.
-            with contextlib.suppress(SQLAlchemyError), self._lab.database.engine.connect() as connection:
-                depth = measure_depth(connection, self._lab.database.messaging)
-                self._recorder.outbox(depth.depth_messages, depth.age_s)
-            with contextlib.suppress(BrokerError):
-                for group in self._lab.groups:
-                    for topic, lag in self._lab.lag(group).items():
-                        self._recorder.lag(group, topic, lag.lag_messages, lag.delay_s)
-
-    def _sample(self, part: str, pids: list[int], network_bytes: int | None) -> None:
-        """CPU and disk add up over processes that have ended meanwhile; memory is of those that live."""
-        seen = self._gone.setdefault(part, {})
-        rss_bytes = 0
-        for pid in pids:
-            with contextlib.suppress(psutil.Error):
-                process = psutil.Process(pid)
-                with process.oneshot():
-                    times, io = process.cpu_times(), process.io_counters()
-                    rss_bytes += process.memory_info().rss
-                seen[pid] = (times.user + times.system, io.write_bytes)
-        if seen:
-            cpu_s, disk_bytes = (sum(used) for used in zip(*seen.values(), strict=True))
-            self._recorder.sample(part, cpu_s, rss_bytes, int(disk_bytes), network_bytes)
 
 
 def git_revision() -> str | None:
