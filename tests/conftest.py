@@ -37,8 +37,9 @@ def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(Matrix(list(PROFILES)), "matrix")
 
 
-@pytest.hookimpl(trylast=True)
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    # After the contract suite's own hook, which names the profile, and before xdist's, which reads the group.
     def rank(item: pytest.Item) -> int:
         return next((place for place, start in enumerate(LONGEST) if item.nodeid.startswith(start)), len(LONGEST))
 

@@ -1,7 +1,7 @@
 """Declare, inspect, re-read and remove what the topology needs on Kafka."""
 
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from datetime import datetime
 from typing import TypeVar
@@ -18,7 +18,7 @@ from confluent_kafka import (
 from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic
 
 from brokers.kafka.config import KafkaConfig
-from brokers.kafka.errors import GroupBusy, error_of, quiet_logger, translated
+from brokers.kafka.errors import SILENCE, GroupBusy, error_of, quiet_logger, translated
 from brokers.kafka.reading import read_record
 from brokers.kafka.topology import READY_TOPIC, broker_topic, declared_topics, group_id, groups
 from core.messaging.errors import BrokerUnavailable, TopologyMismatch
@@ -30,7 +30,7 @@ Place = tuple[str, int]
 REQUEST_S = 15.0
 """How long one question to the broker may take."""
 _MISMATCH_MATTERS = ("max.message.bytes", "cleanup.policy")
-_LEAVING_S = 10.0
+_LEAVING_S = 20.0
 """How long members that just closed may still count as members."""
 
 
@@ -141,7 +141,7 @@ class KafkaAdmin:
         deadline = time.monotonic() + _LEAVING_S
         while ids:
             futures = self._client.delete_consumer_groups(ids, request_timeout=REQUEST_S)
-            ids = [name for name, future in futures.items() if self._still_has_members(future)]
+            ids = [name for name, future in futures.items() if self._is_still_there(future)]
             if ids and time.monotonic() >= deadline:
                 raise GroupBusy(", ".join(ids))
             if ids:
@@ -217,13 +217,8 @@ class KafkaAdmin:
         Asked through a reader: the admin client's list_offsets crashed the process (segmentation fault in librdkafka
         2.16) when the broker had been killed and started again since its last call.
         """
-        try:
-            return {
-                place: self._reader_kept().get_watermark_offsets(TopicPartition(*place), timeout=REQUEST_S)
-                for place in places
-            }
-        except KafkaException as caught:
-            raise self._translated(caught) from caught
+        reader = self._reader_kept()
+        return {place: self._asked(reader.get_watermark_offsets, TopicPartition(*place)) for place in places}
 
     def _starts(self, places: Sequence[Place], since: datetime | None) -> dict[Place, int]:
         """Where reading begins: the oldest kept, or the first written at or after `since` (the end if none)."""
@@ -231,14 +226,23 @@ class KafkaAdmin:
         if since is None:
             return {place: low for place, (low, _) in watermarks.items()}
         asked = [TopicPartition(*place, int(since.timestamp() * 1_000)) for place in places]
-        try:
-            found = self._reader_kept().offsets_for_times(asked, timeout=REQUEST_S)
-        except KafkaException as caught:
-            raise self._translated(caught) from caught
+        found = self._asked(self._reader_kept().offsets_for_times, asked)
         return {
             (at.topic, at.partition): at.offset if at.offset >= 0 else watermarks[at.topic, at.partition][1]
             for at in found
         }
+
+    def _asked(self, ask: "Callable[..., T]", what: object) -> "T":
+        """The answer to `ask(what)`; asked again for a while where the broker says that it is not the one to ask: it
+        has just been started, or the topic just made."""
+        deadline = time.monotonic() + REQUEST_S
+        while True:
+            try:
+                return ask(what, timeout=REQUEST_S)
+            except KafkaException as caught:
+                if error_of(caught).code() not in SILENCE or time.monotonic() >= deadline:
+                    raise self._translated(caught) from caught
+                time.sleep(0.1)
 
     def _reader_kept(self) -> Consumer:
         if self._peeking is None:
@@ -254,10 +258,7 @@ class KafkaAdmin:
         if reader is None:
             settings = {**self._config.fetch_settings(), "group.id": group_id(self._topology, group)}
             reader = self._watchers[group] = Consumer(settings, logger=quiet_logger())
-        try:
-            found = reader.committed([TopicPartition(*place) for place in places], timeout=REQUEST_S)
-        except KafkaException as caught:
-            raise self._translated(caught) from caught
+        found = self._asked(reader.committed, [TopicPartition(*place) for place in places])
         return {(place.topic, place.partition): place.offset for place in found if place.offset >= 0}
 
     def _written_at(self, offsets: Mapping[Place, int]) -> dict[Place, float]:
@@ -312,12 +313,13 @@ class KafkaAdmin:
         settings = {**self._config.fetch_settings(), **more, "group.id": f"{self._topology.prefix}audit-{uuid4()}"}
         return Consumer(settings, logger=quiet_logger())
 
-    def _still_has_members(self, future: "Future[None]") -> bool:
+    def _is_still_there(self, future: "Future[None]") -> bool:
+        """Its members have not left yet, or its coordinator is not back yet."""
         try:
             self._result(future)
         except KafkaException as caught:
             code = error_of(caught).code()
-            if code in _GROUP_HAS_MEMBERS:
+            if code in _GROUP_HAS_MEMBERS or code in SILENCE:
                 return True
             if code != KafkaError.GROUP_ID_NOT_FOUND:
                 raise self._translated(caught) from caught

@@ -100,7 +100,14 @@ def wait_until(condition: Callable[[], object], timeout_s: float = 60.0) -> None
 
 
 def is_starting(testbed: Testbed, name: str) -> bool:
-    return any(process.name() == PROCESS_OF[name] for process in testbed.processes())
+    return any(name_of(process) == PROCESS_OF[name] for process in testbed.processes())
+
+
+def name_of(process: psutil.Process) -> str:
+    try:
+        return process.name()
+    except psutil.NoSuchProcess:
+        return ""
 
 
 @pytest.mark.parametrize("broker", BROKERS)
