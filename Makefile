@@ -21,10 +21,10 @@ lint: setup  ## style, types and the direction of imports
 
 # Most tests wait for a broker, not for the processor: more test processes than cores.
 test: lint  ## lint and every test but the long ones
-	$(BIN)/python -m pytest -m "not long" -n $(JOBS) --dist loadgroup
+	$(BIN)/python -m pytest tests -m "not long" -n $(JOBS) --no-loadscope-reorder
 
 test-long: setup  ## the long tests: soak, many schedules, original durations
-	$(BIN)/python -m pytest -m long
+	$(BIN)/python -m pytest tests -m long
 
 compare: setup  ## the quick comparison of both brokers, with a report
 	$(BIN)/testbed compare --quick

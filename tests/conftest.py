@@ -1,17 +1,19 @@
 """Real services for the tests: started on first use, once a test process, ended with it (also on Ctrl-C).
 
 With several test processes (pytest-xdist) each has services of its own. What shares a set-up stays in one process: a
-file, in the system tests of runs a broker, and in the contract suite a broker profile. The long ones go first, so that
-no process works alone at the end.
+file and the broker (in the contract suite: its profile) that its parameters name. The long ones go first, so that no
+process works alone at the end.
 """
 
 import os
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 from brokers.kafka.server import publish_one as publish_to_kafka
 from brokers.rabbitmq.server import publish_one as publish_to_rabbitmq
@@ -20,7 +22,7 @@ from servers.lifecycle import Server
 from servers.process import end_orphans
 from testbed import services
 from tests.contract.profiles import PROFILES
-from tests.matrix import PROPERTY, Matrix
+from tests.matrix import Matrix
 
 # Tests wait for Kafka to start some sixty times: without its second compiler it starts with half the processor time.
 os.environ.setdefault("JAVA_TOOL_OPTIONS", "-XX:TieredStopAtLevel=1")
@@ -37,19 +39,26 @@ def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(Matrix(list(PROFILES)), "matrix")
 
 
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    # After the contract suite's own hook, which names the profile, and before xdist's, which reads the group.
     def rank(item: pytest.Item) -> int:
         return next((place for place, start in enumerate(LONGEST) if item.nodeid.startswith(start)), len(LONGEST))
 
-    for item in items:
-        profile = next((value[1] for name, value in item.user_properties if name == PROPERTY), "")
-        file = item.nodeid.partition("::")[0]
-        if file == LONGEST[0]:
-            profile = "kafka" if "kafka" in item.name else "rabbitmq"
-        item.add_marker(pytest.mark.xdist_group(f"{file} {profile}"))
     items.sort(key=rank)
+
+
+class BySetUp(LoadScopeScheduling):
+    """xdist's own groups (`--dist loadgroup`) have no effect with pytest 9.2."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file, _, name = nodeid.partition("::")
+        parameters = name.partition("[")[2]
+        named = [profile for profile in (*PROFILES, "rabbitmq") if profile in parameters]
+        return f"{file} {max(named, key=len, default='')}"
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> BySetUp:
+    return BySetUp(config, log)
 
 
 pytest_plugins = ["tests.rows"]
