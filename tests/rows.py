@@ -3,8 +3,9 @@
     @pytest.mark.row("S0.4", "S2.1")                 # the broker is read from the test's parameters and fixtures
     @pytest.mark.row("S4.9", on="memory")            # or said, where neither tells
 
-`pytest tests --systems docs/systems.md` writes the table from what this run saw pass; tests this run did not select keep
-what the file says of them, tests that are gone lose it. Results travel in `user_properties`, so it works under xdist.
+`pytest tests --systems docs/systems.md` writes the table from what this run saw pass; tests this run did not select
+keep what the file says of them, tests that are gone lose it. Results travel in `user_properties`, so it works under
+xdist.
 """
 
 import ast
@@ -135,8 +136,8 @@ def table(shown: Shown) -> str:
         lines.append(f"| {row.id} | {row.title} | {' | '.join(cells)} | {state} | {told} |")
     head = f"""# The five systems, row by row
 
-Written by a test run: `pytest tests --systems docs/systems.md`. A row *works* when tests that show it passed on Kafka and on
-RabbitMQ, or when what it says cannot differ between brokers (*any*). A row listed here whose test is gone fails
+Written by a test run: `pytest tests --systems docs/systems.md`. A row *works* when tests that show it passed on Kafka
+and on RabbitMQ, or when what it says cannot differ between brokers (*any*). A row listed here whose test is gone fails
 `tests/architecture/test_systems_table.py`; a test that stops passing fails by itself.
 
 {working} of {len(rows)} rows work; {sum(row.is_later for row in rows)} belong to a later round.
