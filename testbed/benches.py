@@ -5,22 +5,23 @@ import json
 import socket
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from uuid import uuid4
 
 import typer
 from rich.console import Console
-from sqlalchemy import MetaData
+from sqlalchemy import Engine, MetaData
 
 import brokers.kafka
 import brokers.rabbitmq
-from benchmarks.parts import adapter, api, inbox, relay
+from benchmarks.parts import adapter, api, inbox, relay, relay_cases
 from benchmarks.parts.rounds import print_table
 from brokers.kafka import baseline as bare_kafka
 from brokers.rabbitmq import baseline as bare_rabbit
-from core.messaging.ports import Broker
+from core.messaging.ports import Broker, Publisher
 from core.messaging.topology import Route, Topology
 from core.storage.database import create_database_engine
 from core.storage.schema import create_schema
@@ -51,11 +52,15 @@ def bench(
     broker: Annotated[str, typer.Option(help="kafka or rabbitmq; BROKER where not given.")] = "",
     size: Annotated[int, typer.Option(help="Bytes of a message; adapter: 512 and 4096 where not given.")] = 0,
     rounds: Annotated[int, typer.Option(min=3, help="Rounds a side.")] = 5,
+    cases: Annotated[
+        str, typer.Option(help="relay: `all`, or some of " + ", ".join(f"`{name}`" for name in relay_cases.NAMES) + ".")
+    ] = "",
     as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
 ) -> None:
     """Measure one part against its bare baseline, on a broker of its own, in alternating rounds.
 
-    Examples: `testbed bench adapter --broker kafka --size 512` · `testbed bench relay --broker rabbitmq --json`
+    Examples: `testbed bench adapter --broker kafka --size 512` · `testbed bench relay --broker rabbitmq --json` ·
+    `testbed bench relay --broker kafka --cases 10-keys,one-key-30%`
     """
     overrides = {"broker": broker} if broker else {}
     settings = read_settings(**overrides)
@@ -66,7 +71,7 @@ def bench(
         # PostgreSQL runs as a user of its own when root starts it, and has to pass through.
         Path(home).chmod(0o755)
         with services.start([settings.broker], Path(home)) as running:
-            document = _measure(part, settings, running, size, rounds)
+            document = _measure(part, settings, running, size, rounds, _named(part, cases))
     if as_json:
         typer.echo(json.dumps(document, indent=2))
     else:
@@ -75,7 +80,18 @@ def bench(
             typer.echo("memory before a stopped consumer: " + json.dumps(document["memory"]))
 
 
-def _measure(part: Part, settings: Settings, running: services.Services, size: int, rounds: int) -> dict[str, Any]:
+def _named(part: Part, cases: str) -> Sequence[str]:
+    names = relay_cases.NAMES if cases == "all" else [name for name in cases.split(",") if name]
+    if names and part != "relay":
+        raise SettingError(f"--cases {cases}: only `bench relay` has cases")
+    if unknown := set(names) - set(relay_cases.NAMES):
+        raise SettingError(f"--cases {', '.join(sorted(unknown))}: allowed are all, {', '.join(relay_cases.NAMES)}")
+    return names
+
+
+def _measure(
+    part: Part, settings: Settings, running: services.Services, size: int, rounds: int, cases: Sequence[str]
+) -> dict[str, Any]:
     addresses = {name.lower(): url for name, url in running.environment.items()}
     settings = settings.model_copy(update=addresses)
     connect = _connector(settings)
@@ -89,21 +105,38 @@ def _measure(part: Part, settings: Settings, running: services.Services, size: i
         if part == "inbox":
             rows = inbox.run(connect, engine, rounds=rounds)
         else:
-            metadata = MetaData()
-            tables = messaging_tables(metadata)
-            create_schema(engine, metadata, tables)
-            topology = Topology(
-                {"OrderCreated": Route("orders", "order.created")},
-                {"bench": frozenset({"OrderCreated"})},
-                6,
-                audit=False,
-            )
-            broker = connect(topology)
-            broker.admin().declare()
-            rows = relay.run(engine, tables, broker.publisher, rounds=rounds, size_bytes=size or 400)
+            rows = _relay(settings, engine, size, rounds, cases)
     finally:
         engine.dispose()
     return {"bench": part, "broker": settings.broker, "profile": profile, "results": rows}
+
+
+def _relay(settings: Settings, engine: Engine, size: int, rounds: int, cases: Sequence[str]) -> list[dict[str, Any]]:
+    """Against the naive relay; with cases, those beside the plain one."""
+    connect = _connector(settings)
+    publishers = {}
+    for name, groups in ((relay_cases.ONE_GROUP, 1), (relay_cases.FIVE_GROUPS, 5)):
+        topology = Topology(
+            {"OrderCreated": Route("orders", "order.created")},
+            {f"bench-{number}": frozenset({"OrderCreated"}) for number in range(groups)},
+            6,
+            audit=groups > 1,
+            prefix=f"{name}.",
+        )
+        connect(topology).admin().declare()
+        publishers[name] = partial(_publisher, settings, topology)
+    if cases:
+        return list(relay_cases.run(engine, publishers, names=cases, size_bytes=size or 400, rounds=rounds))
+    metadata = MetaData()
+    tables = messaging_tables(metadata)
+    create_schema(engine, metadata, tables)
+    one = publishers[relay_cases.ONE_GROUP]
+    return relay.run(engine, tables, one, rounds=rounds, size_bytes=size or 400)
+
+
+def _publisher(settings: Settings, topology: Topology) -> Publisher:
+    """At module level: a relay in a process of its own makes its publisher there."""
+    return _connector(settings)(topology).publisher()
 
 
 def _api(settings: Settings, rounds: int) -> dict[str, Any]:

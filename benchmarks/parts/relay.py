@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from itertools import count
 from typing import Any
 
-from sqlalchemy import Engine
+from sqlalchemy import Connection, Engine
 
 from ablations.relay import STRATEGIES, MakesRelay, Runs, relay_factory
 from benchmarks.parts.rounds import compare_rounds
@@ -57,7 +57,8 @@ def run(
         outbox.fill(amount)
         sender = publisher()
         try:
-            return amount / drain_s([lambda probe: make(engine, tables, sender, given, probe)], amount, round_timeout_s)
+            relays = [lambda probe: make(engine, tables, sender, given, probe)]
+            return amount / drain_s(relays, Countdown(amount), round_timeout_s)
         finally:
             sender.close()
 
@@ -96,8 +97,13 @@ class Outbox:
     def fill(self, messages: int) -> None:
         for start in range(0, messages, WRITE_MESSAGES):
             with self._engine.begin() as connection:
-                amount = min(WRITE_MESSAGES, messages - start)
-                add_events(connection, self._tables, [self._event(start + place) for place in range(amount)])
+                self.fill_in(connection, min(WRITE_MESSAGES, messages - start), start)
+
+    def fill_in(self, connection: Connection, messages: int, start: int = 0) -> None:
+        """Within the caller's transaction."""
+        for first in range(start, start + messages, WRITE_MESSAGES):
+            last = min(first + WRITE_MESSAGES, start + messages)
+            add_events(connection, self._tables, [self._event(place) for place in range(first, last)])
 
     def _event(self, place: int) -> Envelope:
         key, version = f"bench-{place % self._keys}", next(self._versions)
@@ -125,16 +131,16 @@ class Countdown:
                 self.is_down.set()
 
 
-def drain_s(relays: Sequence[Callable[[Countdown], Runs]], messages: int, timeout_s: float) -> float:
-    """Seconds from the relays' start until `messages` events were cleared; raises TimeoutError."""
-    stop, countdown = threading.Event(), Countdown(messages)
+def drain_s(relays: Sequence[Callable[[Countdown], Runs]], countdown: Countdown, timeout_s: float) -> float:
+    """Seconds from the relays' start until `countdown` is down; raises TimeoutError."""
+    stop = threading.Event()
     threads = [threading.Thread(target=make(countdown).run, args=(stop,), name="bench-relay") for make in relays]
     started_at = time.perf_counter()
     for thread in threads:
         thread.start()
     try:
         if not countdown.is_down.wait(timeout_s):
-            raise TimeoutError(f"not all of {messages} events had left the outbox after {timeout_s:g} s")
+            raise TimeoutError(f"not all events had left the outbox after {timeout_s:g} s")
         return time.perf_counter() - started_at
     finally:
         stop.set()

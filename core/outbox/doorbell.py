@@ -14,6 +14,8 @@ from sqlalchemy.exc import DBAPIError
 log = logging.getLogger(__name__)
 
 CHANNEL = "outbox"
+SLICE_S = 0.2
+"""How long the listener waits before it looks whether it was closed: a relay that is told to end waits for that."""
 
 
 class Doorbell:
@@ -86,7 +88,7 @@ class Listener:
                     driver = connection.connection.driver_connection
                     assert isinstance(driver, psycopg.Connection)
                     while not self._stop.is_set():
-                        for _ in driver.notifies(timeout=1.0, stop_after=1):
+                        for _ in driver.notifies(timeout=SLICE_S, stop_after=1):
                             self._wake.set()
                     connection.exec_driver_sql(f"UNLISTEN {CHANNEL}")
             except (DBAPIError, psycopg.Error) as error:
