@@ -35,7 +35,7 @@ def run(folder: Path, scenario: str, broker: str, seed: int, *sets: str, timeout
 @pytest.mark.parametrize("seed", SEEDS)
 def test_a_random_schedule_breaks_no_promise(broker: str, seed: int) -> None:
     folder = KEPT / f"random-{broker}-{seed}"
-    sets = ("faults=random:3", "load.rate_per_s=60", "load.duration_s=60")
+    sets = ("faults=random:3", "load.rate_per_s=30", "load.duration_s=45")
     code, said = run(folder, "steady", broker, seed, *sets, timeout_s=900)
     assert code == 0, said
 
