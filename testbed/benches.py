@@ -70,7 +70,7 @@ def bench(
     with tempfile.TemporaryDirectory(prefix="testbed-bench-") as home:
         # PostgreSQL runs as a user of its own when root starts it, and has to pass through.
         Path(home).chmod(0o755)
-        with services.start([settings.broker], Path(home)) as running:
+        with services.ended_by_sigterm(), services.start([settings.broker], Path(home)) as running:
             document = _measure(part, settings, running, size, rounds, _named(part, cases))
     if as_json:
         typer.echo(json.dumps(document, indent=2))

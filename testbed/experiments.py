@@ -258,9 +258,10 @@ def tell(verdict: Verdict, folder: Path) -> None:
 
 @contextlib.contextmanager
 def could_not_run() -> Iterator[None]:
-    """Say in one line why an experiment could not be run, exit 2; Ctrl-C too, after everything was stopped."""
+    """Say in one line why an experiment could not be run, exit 2; Ctrl-C and SIGTERM too, after all was stopped."""
     try:
-        yield
+        with services.ended_by_sigterm():
+            yield
     except (SettingError, ScenarioError, ServerFailed) as error:
         typer.echo(str(error), err=True)
         raise typer.Exit(COULD_NOT_RUN) from error

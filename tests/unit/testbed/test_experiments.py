@@ -1,5 +1,8 @@
 """What a run is made of, before anything is started: scenario, settings, drawn faults, and what is refused."""
 
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -87,3 +90,25 @@ def test_the_example_of_the_page_is_a_scenario(tmp_path: Path) -> None:
     mine.write_text(page.partition("```toml\n")[2].partition("```")[0])
     planned, _ = prepare(str(mine), "kafka", 1, [])
     assert planned.faults[0].fault == "latency"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_whatever_ends_an_experiment_it_stops_what_it_started_and_could_not_tell(number: signal.Signals) -> None:
+    text = """
+import time
+from testbed.experiments import could_not_run
+with could_not_run():
+    try:
+        print("up", flush=True)
+        time.sleep(60)
+    finally:
+        print("all stopped", flush=True)
+"""
+    with subprocess.Popen(
+        [sys.executable, "-c", text], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "up\n"
+        process.send_signal(number)
+        assert process.stdout.read().startswith("all stopped\nstopped; what was measured so far is kept")
+    assert process.returncode != -number
