@@ -169,11 +169,12 @@ def open_watch(settings: Settings, role: str) -> Watch:
 
 
 def event_sink(settings: Settings, database: Database, broker: Broker, probe: Probe) -> EventSink:
-    """Where commands and handlers put their events: seam `publish`."""
+    """Where commands and handlers put their events: seam `publish`; RETRY_POLICY, where its article retries that."""
     publish = settings.seam("publish")
     if publish == "outbox":
         return OutboxSink(database.messaging, Doorbell(database.engine), probe)
-    return SINKS[publish](database.messaging, broker.publisher(), probe)
+    retry = PRESETS[settings.retry_policy] if settings.retry_policy == "article-s3-rabbitmq" else None
+    return SINKS[publish](database.messaging, broker.publisher(), probe, retry)
 
 
 def has_relay(settings: Settings) -> bool:

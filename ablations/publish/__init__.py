@@ -8,12 +8,15 @@ from collections.abc import Callable, Mapping
 
 from ablations.publish.after_commit import AfterCommitSink
 from ablations.publish.inline import InlineSink
+from core.inbox.retries import RetryPolicy
 from core.journey import Probe
 from core.messaging.ports import Publisher
 from core.outbox.rows import EventSink
 from core.storage.tables import MessagingTables
 
-SINKS: Mapping[str, Callable[[MessagingTables, Publisher, Probe | None], EventSink]] = {
+MakesSink = Callable[[MessagingTables, Publisher, Probe | None, RetryPolicy | None], EventSink]
+
+SINKS: Mapping[str, MakesSink] = {
     "inline": InlineSink,
     "after_commit": AfterCommitSink,
 }

@@ -10,6 +10,7 @@ from sqlalchemy import Connection
 from sqlalchemy.orm import Session
 
 from ablations.publish.direct import DirectPublisher
+from core.inbox.retries import RetryPolicy
 from core.journey import Probe
 from core.messaging.envelope import Envelope
 from core.messaging.ports import Publisher
@@ -18,9 +19,15 @@ from core.storage.tables import MessagingTables
 
 
 class InlineSink:
-    def __init__(self, tables: MessagingTables, publisher: Publisher, probe: Probe | None = None) -> None:
+    def __init__(
+        self,
+        tables: MessagingTables,
+        publisher: Publisher,
+        probe: Probe | None = None,
+        retry: RetryPolicy | None = None,
+    ) -> None:
         self._tables = tables
-        self._direct = DirectPublisher(publisher, probe)
+        self._direct = DirectPublisher(publisher, probe, retry)
 
     def write(self, target: Session | Connection, envelopes: Sequence[Envelope]) -> None:
         append(target, self._tables, envelopes)

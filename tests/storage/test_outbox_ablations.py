@@ -91,7 +91,7 @@ def test_in_an_outage_the_naive_relay_gives_events_up(outbox: Outbox) -> None:
 
 
 def direct(outbox: Outbox, value: str, wire: Wire, commit: Callable[[], bool]) -> None:
-    sink = SINKS[value](outbox[1], wire, None)
+    sink = SINKS[value](outbox[1], wire, None, None)
     events = [event("a", 1)]
     with outbox[0].connect() as connection:
         sink.write(connection, events)
