@@ -1,5 +1,6 @@
 """`docs/systems.md` may claim only what a test still shows, and its plugin must notice when one stops."""
 
+import ast
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,39 @@ def test_marks_name_rows_that_exist() -> None:
     assert len(known) == 174
     wrong = [f"{test}: {row}" for test, rows in marked_tests(ROOT / "tests").items() for row in rows - known]
     assert wrong == []
+
+
+COMPLETION = {
+    "entities": "tests/system/test_api_orders.py::"
+    "test_an_order_is_answered_201_with_its_total_and_is_there_with_its_event",
+    "event model": "tests/unit/domain/test_event_types.py::test_an_event_carries_its_fields_by_these_names",
+    "topic": "tests/system/test_topology.py::test_after_a_start_the_broker_holds_the_topology_of_production",
+    "producer": "tests/contract/test_behaviours.py::test_what_is_published_is_received_unchanged",
+    "consumer": "tests/contract/test_behaviours.py::test_each_group_gets_all_of_its_types_and_only_those",
+    "notification service": "tests/storage/test_reactions.py::test_notifications_are_one_an_event_and_channel",
+    "integration test": "tests/system/test_groups.py::"
+    "test_an_order_is_one_notification_of_its_customer_soon_after_the_answer",
+    "async flow": "tests/system/test_saga.py::test_an_order_is_paid_or_cancelled_with_its_stock_and_money_put_back",
+    "backlog after restart": "tests/system/test_groups.py::"
+    "test_each_group_does_all_its_events_once_although_they_come_twice_and_one_group_was_away",
+}
+"""What article S2 calls complete, each with the test that says so."""
+
+
+@pytest.mark.row("S2.27")
+def test_each_point_of_the_completion_list_is_a_test_that_every_check_runs() -> None:
+    marked = marked_tests(ROOT / "tests")
+    assert [point for point, test in COMPLETION.items() if test not in marked] == []
+    for test in COMPLETION.values():
+        path, _, name = test.partition("::")
+        (found,) = (
+            node
+            for node in ast.parse((ROOT / path).read_text()).body
+            if isinstance(node, ast.FunctionDef) and node.name == name
+        )
+        assert not any("mark.long" in ast.unparse(decorator) for decorator in found.decorator_list), test
+    assert "make test " in (ROOT / ".ci" / "run").read_text()
+    assert 'pytest tests -m "not long"' in (ROOT / "Makefile").read_text()
 
 
 def test_a_row_works_on_both_brokers_or_without_any() -> None:

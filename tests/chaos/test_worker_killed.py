@@ -148,12 +148,60 @@ def by_key(ids: Sequence[str], events: Sequence[Envelope]) -> dict[str, list[str
     return found
 
 
+@pytest.mark.row("S4.16")
 @pytest.mark.parametrize("step", ["delivered", "claimed", "effected", "applied", "acked"])
 def test_the_core_killed_at_any_step_applies_each_event_once_and_in_order(chaos: Chaos, step: str) -> None:
     events = [order(number) for number in range(MESSAGES)]
     chaos.publish(events)
     chaos.kill_at(step, {})
     assert by_key(chaos.drain({}), events) == by_key([event.id for event in events], events)
+
+
+IN_ONE_PROCESS = """
+import sys
+from brokers.memory import MemoryConfig, connect
+from core.inbox.worker import Worker, WorkerOptions
+from core.journey import NoProbe, Step
+from core.storage.database import create_database_engine
+from core.storage.tables import messaging_tables
+from faults.crash import CrashProbe
+from sqlalchemy import MetaData
+from tests.chaos.test_worker_killed import order
+from tests.chaos.worker_process import GROUP, count_it
+from tests.contract.profiles import TOPOLOGY
+
+database, published, crash_at = sys.argv[1:]
+broker = connect(MemoryConfig(), TOPOLOGY)
+broker.admin().declare()
+assert all(o.is_confirmed for o in broker.publisher().publish([order(n) for n in range(int(published))], 5.0))
+worker = Worker(
+    create_database_engine(database), messaging_tables(MetaData()), broker.subscriber(GROUP), GROUP, count_it,
+    WorkerOptions(receive_timeout_s=0.1), CrashProbe(NoProbe(), Step(crash_at)) if crash_at else NoProbe(),
+)
+while worker.step():
+    pass
+"""
+
+
+@pytest.mark.row("S4.16", on="memory")
+def test_what_is_in_flight_inside_a_process_dies_with_it(database: str) -> None:
+    engine = create_engine(database)
+    metadata = MetaData()
+    messaging_tables(metadata)
+    metadata.create_all(engine)
+
+    def run(published: int, crash_at: str = "") -> int:
+        command = [sys.executable, "-c", IN_ONE_PROCESS, database, str(published), crash_at]
+        return subprocess.run(command, timeout=60).returncode
+
+    def applied() -> int:
+        with engine.connect() as connection:
+            return int(connection.execute(text("SELECT count(*) FROM effect")).scalar_one())
+
+    assert (run(100), applied()) == (0, 100)
+    assert (run(100, "claimed"), applied()) == (-signal.SIGKILL, 100)
+    assert (run(0), applied()) == (0, 100), "the hundred that were confirmed came again, out of a dead process"
+    engine.dispose()
 
 
 NONE, ONE, A_BATCH = (0, 0), (1, 1), (1, BATCH_MESSAGES)

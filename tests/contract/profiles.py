@@ -89,6 +89,8 @@ class Server(Protocol):
 class WireMessage(NamedTuple):
     """A message as the broker's bare client sees it."""
 
+    place: str
+    """Topic/partition, or exchange/routing key."""
     key: bytes | None
     headers: Mapping[str, Any]
     content_type: str | None
@@ -284,7 +286,10 @@ def tap_kafka(world: World) -> Callable[[int], list[WireMessage]]:
         consumer.assign([confluent_kafka.TopicPartition(f"{world.topology.prefix}orders", lane, 0) for lane in lanes])
         found = consumer.consume(count, 20)
         consumer.close()
-        return [WireMessage(m.key(), dict(m.headers() or ()), None, m.value()) for m in found]
+        return [
+            WireMessage(f"{m.topic()}/{m.partition()}", m.key(), dict(m.headers() or ()), None, m.value())
+            for m in found
+        ]
 
     return read
 
@@ -303,7 +308,8 @@ def tap_amqp(world: World) -> Callable[[int], list[WireMessage]]:
         for method, properties, body in channel.consume(queue, auto_ack=True, inactivity_timeout=20):
             if method is None:
                 break
-            found.append(WireMessage(None, properties.headers, properties.content_type, body))
+            place = f"{method.exchange}/{method.routing_key}"
+            found.append(WireMessage(place, None, properties.headers, properties.content_type, body))
             if len(found) == count:
                 break
         connection.close()

@@ -28,6 +28,7 @@ from core.messaging.lanes import lane_of
 from core.messaging.outcomes import Outcome, Status
 from core.messaging.ports import Delivery, Failure, Publisher, Subscriber
 from tests.contract.profiles import PROFILES, World, config_of
+from tests.mixed_orders import Traffic
 
 needs = pytest.mark.needs
 WITHIN_S = 30.0
@@ -888,6 +889,7 @@ def test_capabilities_tell_the_truth(world: World) -> None:
 
 
 @needs("wire")
+@pytest.mark.row("S2.5", "S3.1", "S3.5", "S3.7")
 @pytest.mark.parametrize("sequence", [7, None])
 def test_the_official_library_reads_our_events_from_the_wire(world: World, sequence: int | None) -> None:
     from cloudevents.core.bindings.amqp import AMQPMessage
@@ -897,25 +899,32 @@ def test_the_official_library_reads_our_events_from_the_wire(world: World, seque
     from cloudevents.core.formats.json import JSONFormat
 
     read = world.tap(world)
-    sent = event(1)._replace(sequence=sequence, correlation_id="c-9", causation_id="e-8", data=b'{"total": 5}')
+    sent = Traffic(seed=1).order(7)[0]._replace(topic="orders", sequence=sequence, occurred_at=AT, causation_id="e-8")
     publish(world.publisher(), [sent])
     (message,) = read(1)
+    lane = lane_of(sent.key, world.topology.partitions)
     if PROFILES[world.profile][0] == "kafka":
         found = from_kafka(KafkaMessage(dict(message.headers), message.key, message.body), JSONFormat())
+        assert (message.place, message.key) == (f"{world.topology.prefix}orders/{lane}", sent.key.encode())
     else:
         properties = {"content-type": message.content_type} if message.content_type else {}
         found = from_amqp(AMQPMessage(properties, dict(message.headers), message.body), JSONFormat())
-    assert found.get_id() == sent.id
-    assert found.get_source() == "/shop/order"
+        assert message.place == f"{world.topology.prefix}orders/order.created.{lane}"
+    assert str(UUID(found.get_id())) == sent.id
+    assert found.get_source() == "/shop/Order"
     assert found.get_type() == "OrderCreated"
-    assert found.get_subject() == "o-1"
+    assert found.get_subject() == sent.key
     assert found.get_time() == AT
+    assert found.get_time().utcoffset() == timedelta(0)
     assert found.get_specversion() == "1.0"
+    assert found.get_datacontenttype() == "application/json"
     assert found.get_dataschema()
     assert found.get_extension("sequence") == (None if sequence is None else str(sequence))
-    assert found.get_extension("correlationid") == "c-9"
+    assert found.get_extension("correlationid") == sent.correlation_id
     assert found.get_extension("causationid") == "e-8"
-    assert found.get_data() == {"total": 5}
+    assert message.body == sent.data, "an object, not a text that holds one"
+    assert (found.get_data()["orderId"], found.get_data()["customerId"]) == (sent.key, "c-7")
+    assert found.get_data()["totalAmount"] > 0
 
 
 def test_a_broker_that_does_not_answer_is_named_without_its_password(

@@ -156,6 +156,7 @@ def test_an_effect_that_only_adds_drifts_by_each_repeat_without_an_inbox(reactio
     assert (orders, amount) == (3 * 200, 3 * sum(event.total_amount for event in of_types("OrderCreated")))
 
 
+@pytest.mark.row("S2.28", on="any")
 def test_the_sums_a_minute_equal_a_recount_of_the_events_by_two_workers(reactions: Reactions) -> None:
     lanes = [[e for e in taken_by("analytics-service") if int(e.key[0], 16) % 2 == lane] for lane in (0, 1)]
 
@@ -182,6 +183,7 @@ def test_the_sums_a_minute_equal_a_recount_of_the_events_by_two_workers(reaction
     assert len({minute for minute, *_ in counted}) > 1
 
 
+@pytest.mark.row("S2.28", on="any")
 def test_an_order_far_above_the_mean_of_the_hour_is_flagged(reactions: Reactions) -> None:
     usual = taken_by("analytics-service")
     reactions.deliver("analytics-service", usual)

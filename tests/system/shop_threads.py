@@ -130,7 +130,7 @@ class Shop:
 
 def settings_for(request: pytest.FixtureRequest, broker: str, database: str, **more: Any) -> Settings:
     """Of a shop of its own on the session's broker."""
-    found: dict[str, Any] = {"broker": broker, "database_url": database, "partitions": 2}
+    found: dict[str, Any] = {"broker": broker, "database_url": database}
     if broker != "memory":
         url = request.getfixturevalue(f"{broker}_server").url
         found |= {{"kafka": "kafka_bootstrap_servers", "rabbitmq": "rabbitmq_url"}[broker]: url}

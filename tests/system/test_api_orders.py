@@ -6,10 +6,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
+import msgspec
 import pytest
 import requests
 from sqlalchemy import text
 
+from core.domain.events import to_json
 from core.storage.database import create_database_engine
 from tests.system.api_server import ORDER, Api, api_on, problem_of, served, wait_until
 
@@ -151,6 +153,20 @@ def test_order_event_and_pending_row_are_written_together_or_not_at_all(api: Api
     assert api.written() == (0, 0, 0, 0, 0)
     with api.engine.begin() as connection:
         connection.execute(text("ALTER TABLE pending DROP CONSTRAINT broken"))
+    assert api.post(key="k-1").status_code == 201
+
+
+@pytest.mark.row("S3.8")
+def test_an_order_whose_event_cannot_be_written_as_json_is_an_error_and_leaves_nothing(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as broken:
+        broken.setattr(
+            "core.commands.context.to_json",
+            lambda event: to_json(msgspec.structs.replace(event, shipping_address=object())),
+        )
+        problem_of(api.post(key="k-1"), 500)
+    assert api.written() == (0, 0, 0, 0, 0)
     assert api.post(key="k-1").status_code == 201
 
 

@@ -35,7 +35,7 @@ def sync_order(api: Api, clock: Clock, away: frozenset[str] = frozenset()) -> re
         return api.post()
 
 
-@pytest.mark.row("S0.1")
+@pytest.mark.row("S0.1", "S2.19")
 def test_a_synchronous_order_is_answered_after_all_five_services_in_turn(api: Api) -> None:
     clock = Clock()
     assert api.post().status_code == 201
@@ -46,6 +46,7 @@ def test_a_synchronous_order_is_answered_after_all_five_services_in_turn(api: Ap
     assert api.count("orders") == 2
 
 
+@pytest.mark.row("S2.19")
 @pytest.mark.parametrize("service", [service.name for service in FIVE])
 def test_a_synchronous_order_fails_with_any_of_its_services_and_nothing_is_written(api: Api, service: str) -> None:
     problem = problem_of(sync_order(api, Clock(), frozenset({service})), 503)

@@ -15,7 +15,7 @@ from core.messaging.topology import DEAD_LETTER_GROUP
 from testbed import wiring
 from testbed.cli import application
 from testbed.settings import SettingError
-from tests.system.api_server import ORDER, problem_of
+from tests.system.api_server import ORDER, problem_of, wait_until
 from tests.system.live_shop import ALL_GROUPS, BROKERS, PRODUCTS, LiveShop, ids_in, likes_of, live_shop, settings_for
 
 APPLIED = "SELECT count(*) FROM inbox WHERE consumer_group = :group"
@@ -88,6 +88,30 @@ def test_the_audit_finds_every_planted_loss_and_phantom_and_nothing_else_and_rep
     where = shop.call("GET", "/admin/audit", admin=True, params={"about": kept[0]}).json()
     steps = {moment["step"] for moment in where["moments"] if moment["event_id"] == kept[0]}
     assert steps == {"committed", "cleared", "on_the_wire", "applied"}
+
+
+@pytest.mark.row("S4.10")
+@pytest.mark.parametrize("broker", BROKERS)
+def test_what_a_group_swallows_is_no_letter_and_the_audit_finds_all_of_it(
+    request: pytest.FixtureRequest, broker: str, database: str
+) -> None:
+    settings = settings_for(broker, database, request, seams={"on_error": "swallow"})
+    with live_shop(settings) as shop:
+        shop.write("ALTER TABLE product_metrics ADD CONSTRAINT broken CHECK (product_id <> 7)")
+        shop.start("relay", "product-metrics", DEAD_LETTER_GROUP)
+        ids = shop.commit_likes(200)
+        shop.await_count(APPLIED, 198, group="product-metrics")
+        admin = shop.broker.admin()
+        wait_until(lambda: not any(lag.lag_messages for lag in admin.lag("product-metrics").values()), 60)
+        admin.close()
+        assert shop.count("SELECT count(*) FROM failed_event") == 0
+        lost = shop.operations.audit(None)["groups"]["product-metrics"]["lost"]
+        assert set(lost) == {ids[6], ids[6 + PRODUCTS]}
+
+        shop.write("ALTER TABLE product_metrics DROP CONSTRAINT broken")
+        ask = {"group": "product-metrics", "eventIds": lost}
+        assert shop.call("POST", "/admin/replay", admin=True, json=ask).json()["applied"] == 2
+        assert shop.operations.audit(None)["groups"]["product-metrics"]["lost"] == []
 
 
 @pytest.mark.row("S4.12")

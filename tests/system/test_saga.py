@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 
 from core.effects.table import GROUPS
+from core.inbox.dead_letters import Redone, redo_all
+from core.messaging.topology import DEAD_LETTER_GROUP
 from testbed import wiring
 from testbed.settings import Settings
 from tests.system.shop_threads import DECLINED, STOCK_EACH, Shop, settings_for, shop_on
@@ -18,7 +20,7 @@ from tests.system.shop_threads import DECLINED, STOCK_EACH, Shop, settings_for, 
 BROKERS = ("memory", "kafka", "rabbitmq")
 
 
-@pytest.mark.row("S1.3", "S1.7", "S3.39", "S3.40", "S3.41", "S3.42")
+@pytest.mark.row("S1.3", "S1.7", "S3.15", "S3.27", "S3.39", "S3.40", "S3.41", "S3.42")
 @pytest.mark.parametrize("broker", BROKERS)
 def test_an_order_is_paid_or_cancelled_with_its_stock_and_money_put_back(
     request: pytest.FixtureRequest, broker: str, database: str
@@ -31,6 +33,8 @@ def test_an_order_is_paid_or_cancelled_with_its_stock_and_money_put_back(
         _paid(shop, happy)
         _out_of_stock(shop, short)
         _payment_failed(shop, declined)
+        _mailed_and_put_back_when_cancelled(shop, happy)
+        _nothing_changes_when_all_of_it_comes_again(shop)
 
 
 def _paid(shop: Shop, order_id: str) -> None:
@@ -67,6 +71,81 @@ def _payment_failed(shop: Shop, order_id: str) -> None:
     shop.wait(lambda: shop.stock_of(3) == STOCK_EACH)
     assert shop.events_of(order_id, "StockReservation") == ["InventoryReserved", "InventoryReleased"]
     assert shop.events_of(order_id, "Payment") == ["PaymentFailed"]
+
+
+def _mailed_and_put_back_when_cancelled(shop: Shop, paid: str) -> None:
+    """The in-process handler's flows: a confirmed order is mailed and its stock kept, a cancelled one undone."""
+    mailed = "SELECT email_type, subject FROM email_sent_record WHERE order_id = :id AND status = 'SENT'"
+    shop.wait(lambda: {kind for kind, _ in shop.rows(mailed, id=paid)} == {"ORDER_CONFIRMATION", "ORDER_CONFIRMED"})
+    shop.cancel(paid)
+    shop.wait(lambda: shop.stock_of(1) == STOCK_EACH)
+    shop.wait(lambda: shop.world.cancels == [f"pay-{paid}"])
+    shop.wait(lambda: shop.events_of(paid, "Payment") == ["PaymentCompleted", "PaymentCancelled"])
+    shop.wait(lambda: len(shop.rows(mailed, id=paid)) == 3)
+    assert "changed my mind" in dict(shop.rows(mailed, id=paid))["ORDER_CANCELLED"]
+
+
+def _nothing_changes_when_all_of_it_comes_again(shop: Shop) -> None:
+    def counted() -> list[tuple[object, ...]]:
+        return shop.rows(
+            "SELECT (SELECT sum(stock) FROM product), (SELECT count(*) FROM event), (SELECT count(*) FROM effect), "
+            "(SELECT count(*) FROM payment), (SELECT count(*) FROM email_sent_record)"
+        )
+
+    admin, publisher = shop.broker.admin(), shop.broker.publisher()
+
+    def owed() -> int:
+        return sum(lag.lag_messages for group in GROUPS for lag in admin.lag(group).values())
+
+    shop.wait(lambda: owed() == 0 and shop.rows("SELECT count(*) FROM pending") == [(0,)])
+    before, calls = counted(), (list(shop.world.charges), list(shop.world.cancels))
+    for topic in ("order-commands", "order-events"):
+        again = [delivery.envelope for delivery in admin.read_all(topic) if delivery.envelope]
+        assert len(again) >= 9
+        assert all(outcome.is_confirmed for outcome in publisher.publish(again, 20.0))
+    shop.wait(lambda: owed() == 0)
+    publisher.close()
+    admin.close()
+    assert (counted(), (shop.world.charges, shop.world.cancels)) == (before, calls)
+
+
+@pytest.mark.row("S3.15", "S3.16", "S3.45")
+@pytest.mark.parametrize("broker", BROKERS)
+def test_a_failing_release_is_retried_becomes_a_letter_alarms_and_is_redone_while_its_saga_is_compensated(
+    request: pytest.FixtureRequest, broker: str, database: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One fault, four ways of handling: back-off, dead letter, alert, compensation."""
+    settings = settings_for(request, broker, database, retry_policy="article-s3-kafka")
+    with shop_on(settings, []) as shop:
+        shop.change("ALTER TABLE stock_reservation ADD CONSTRAINT no_release CHECK (status <> 'RELEASED')")
+        declined, short, happy = (
+            shop.order(product=1, quantity=3, card_type=DECLINED),
+            shop.order(product=2, quantity=STOCK_EACH + 1),
+            shop.order(product=3),
+        )
+        shop.consume([*wiring.groups(settings), DEAD_LETTER_GROUP])
+        shop.wait(lambda: shop.rows("SELECT count(*) FROM failed_event") == [(2,)])
+        letters = shop.rows(
+            "SELECT consumer_group, event_type, key, attempts, "
+            "extract(epoch FROM last_failed_at - first_failed_at) >= 2, reason LIKE '%no_release%' FROM failed_event"
+        )
+        # Both that would put the stock back: the saga's command and the cancelled order's own event.
+        assert sorted(letters) == [
+            ("inventory-service", name, declined, 3, True, True) for name in ("OrderCancelled", "ReleaseInventory")
+        ]
+        alarms = [record for record in caplog.records if record.message.startswith("dead letters were kept")]
+        assert {record.levelname for record in alarms} == {"ERROR"}
+        shop.wait(shop.all_ended)
+        assert [shop.status_of(order) for order in (declined, short, happy)] == ["CANCELLED", "CANCELLED", "PAID"]
+        assert shop.events_of(short, "StockReservation") == ["InventoryReservationFailed"]
+        assert shop.stock_of(1) == STOCK_EACH - 3, "what cannot be released is not"
+
+        shop.change("ALTER TABLE stock_reservation DROP CONSTRAINT no_release")
+        setups = wiring.group_setups(settings, shop.database, shop.context.sink)
+        redone = redo_all(shop.database.engine, shop.database.messaging, setups)
+        assert [answer.outcome for answer in redone] == [Redone.REDONE, Redone.REDONE]
+        assert shop.stock_of(1) == STOCK_EACH
+        assert shop.events_of(declined, "StockReservation") == ["InventoryReserved", "InventoryReleased"]
 
 
 @pytest.mark.row("S3.43", on="memory")

@@ -12,8 +12,16 @@ from core.domain.events import (
     ORDER_COMMANDS,
     ORDER_EVENTS,
     Command,
+    Event,
+    InventoryReservationFailed,
+    InventoryReserved,
+    OrderCancelled,
+    OrderConfirmed,
     OrderCreated,
     OrderItem,
+    OrderPaid,
+    PaymentCompleted,
+    PaymentFailed,
     UnreadableEvent,
     from_json,
     to_json,
@@ -77,6 +85,69 @@ def test_a_payload_is_a_json_object_in_camel_case_with_money_as_numbers() -> Non
     text = to_json(CREATED)
     assert json.loads(text)["items"] == [{"productId": 1, "sellerId": "seller-a", "quantity": 2, "price": 100.0}]
     assert b'"totalAmount":200.00' in text
+
+
+MONEY = {
+    "original_total_amount": Decimal("200.00"),
+    "discount_amount": Decimal("0.00"),
+    "total_amount": Decimal("200.00"),
+}
+ORDER = {"order_id": "o-1", "order_number": "1001", "customer_id": "c-1"}
+PAYMENT = {
+    **ORDER,
+    "payment_id": "pay-o-1",
+    "amount": Decimal("200.00"),
+    "card_type": "CREDIT",
+    "payment_method": "CARD",
+}
+PAID = {"orderId": "o-1", "paymentId": "pay-o-1", "amount": 200.00, "paymentMethod": "CARD"}
+ITEM = {"productId": 1, "sellerId": "seller-a", "quantity": 2, "price": 100.00}
+ON_THE_WIRE: list[tuple[Event, dict[str, object]]] = [
+    (
+        CREATED,
+        {
+            "orderId": "o-1",
+            "customerId": "c-1",
+            "totalAmount": 200.00,
+            "items": [ITEM],
+            "shippingAddress": "1 Harbour Street",
+        },
+    ),
+    (OrderConfirmed(**ORDER, **MONEY), {"orderId": "o-1", "customerId": "c-1", "totalAmount": 200.00}),
+    (
+        OrderCancelled(**ORDER, **MONEY, reason="changed my mind", cancelled_by="c-1"),
+        {"orderId": "o-1", "reason": "changed my mind", "cancelledBy": "c-1"},
+    ),
+    (
+        OrderPaid(
+            order_id="o-1",
+            customer_id="c-1",
+            payment_id="pay-o-1",
+            payment_method="CARD",
+            total_amount=Decimal("200.00"),
+        ),
+        {"orderId": "o-1", "paymentId": "pay-o-1", "totalAmount": 200.00, "paymentMethod": "CARD"},
+    ),
+    (PaymentCompleted(**PAYMENT), PAID),
+    (PaymentFailed(**PAYMENT, reason="card declined"), {**PAID, "reason": "card declined"}),
+    (
+        InventoryReserved(order_id="o-1", items=CREATED.items, total_amount=Decimal("200.00")),
+        {"orderId": "o-1", "totalAmount": 200.00, "items": [ITEM]},
+    ),
+    (
+        InventoryReservationFailed(order_id="o-1", error_message="not enough stock of 1", short_items=(1,)),
+        {"orderId": "o-1", "errorMessage": "not enough stock of 1"},
+    ),
+]
+"""An event, and what its readers find on the wire; more may be added, none of these may change its name or form."""
+
+
+@pytest.mark.parametrize(("event", "fields"), ON_THE_WIRE, ids=[type(event).__name__ for event, _ in ON_THE_WIRE])
+@pytest.mark.row("S2.5", "S3.2", "S3.3")
+def test_an_event_carries_its_fields_by_these_names(event: Event, fields: dict[str, object]) -> None:
+    found = json.loads(to_json(event))
+    assert {name: found.get(name) for name in fields} == fields
+    assert from_json(type(event).__name__, 1, to_json(event)) == event
 
 
 def test_a_payload_read_back_equals_what_was_written_money_to_the_cent() -> None:

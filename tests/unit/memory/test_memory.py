@@ -1,6 +1,10 @@
 """What only the memory twin has: faults on demand, drawn from a seed. Its promises are judged by the contract suite."""
 
+import os
+import subprocess
+import sys
 from datetime import UTC, datetime
+from pathlib import Path
 from threading import Thread
 
 import pytest
@@ -114,3 +118,31 @@ def test_lag_counts_what_is_not_acked_and_tells_the_age_of_the_oldest() -> None:
     subscriber = b.subscriber("stock")
     subscriber.ack(subscriber.receive(10, 0.0))
     assert b.admin().lag("stock")["things"] == (0, 0.0)
+
+
+WITHOUT_A_NETWORK = """
+import socket, sys
+
+def refused(*_, **__):
+    raise AssertionError("something wanted a network")
+
+socket.socket.connect = socket.socket.bind = refused
+from testbed import wiring
+from testbed.settings import read_settings
+from tests.mixed_orders import Traffic
+
+broker = wiring.connect_broker(read_settings())
+broker.admin().declare()
+created = Traffic(seed=1).order(7)[0]
+assert broker.publisher().publish([created], 5.0)[0].is_confirmed
+assert [d.envelope for d in broker.subscriber("notification-service").receive(10, 5.0)] == [created]
+loaded = {"confluent_kafka", "pika", "aio_pika", "aiormq"} & sys.modules.keys()
+assert not loaded, loaded
+"""
+
+
+@pytest.mark.row("S2.21")
+def test_broker_memory_stands_in_for_the_client_without_a_network_or_a_client_library() -> None:
+    environment = {**os.environ, "BROKER": "memory", "PYTHONPATH": str(Path(__file__).parents[3])}
+    done = subprocess.run([sys.executable, "-c", WITHOUT_A_NETWORK], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,93 @@
+"""What a start leaves on each broker, asked of the broker itself: the shape that production has, in every test too."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+import requests
+from confluent_kafka.admin import AdminClient
+
+from core.effects.table import topology
+from core.messaging.topology import DEAD_LETTER_SUFFIX, Topology
+from servers.lifecycle import Server
+from testbed import wiring
+from testbed.settings import Settings
+from tests.system.shop_threads import settings_for
+
+
+@pytest.fixture(params=["kafka", "rabbitmq"])
+def started(request: pytest.FixtureRequest, database: str) -> Iterator[Settings]:
+    settings = settings_for(request, request.param, database)
+    wiring.prepare(settings, products=1)
+    yield settings
+    admin = wiring.connect_broker(settings).admin()
+    admin.delete()
+    admin.close()
+
+
+@pytest.mark.row("S2.7", "S2.22", "S3.21")
+def test_after_a_start_the_broker_holds_the_topology_of_production(
+    started: Settings, request: pytest.FixtureRequest
+) -> None:
+    shape = topology(prefix=started.topic_prefix)
+    assert wiring.connect_broker(started).topology == shape
+    assert wiring.connect_broker(Settings(broker=started.broker)).topology == replace(shape, prefix="")
+    assert shape.partitions == 3
+    assert {"order-events", "order-commands", "catalog-events", "ticket-applied"} == set(shape.topics)
+    server = request.getfixturevalue(f"{started.broker}_server")
+    if started.broker == "kafka":
+        _kafka_holds(server, shape)
+    else:
+        _rabbitmq_holds(server, shape)
+
+
+def _kafka_holds(server: Server, shape: Topology) -> None:
+    found = AdminClient({"bootstrap.servers": server.url}).list_topics(timeout=20).topics
+    partitions = {
+        name: [len(partition.replicas) for partition in topic.partitions.values()]
+        for name, topic in found.items()
+        if name.startswith(shape.prefix)
+    }
+    names = [shape.prefix + topic + suffix for topic in shape.topics for suffix in ("", DEAD_LETTER_SUFFIX)]
+    assert partitions == {name: [1, 1, 1] for name in names}
+
+
+def _rabbitmq_holds(server: Any, shape: Topology) -> None:
+    login = urlsplit(server.url)
+
+    def ask(what: str) -> list[dict[str, Any]]:
+        url = f"{server.management_url}/api/{what}/%2F"
+        answer = requests.get(url, auth=(str(login.username), str(login.password)), timeout=20)
+        found: list[dict[str, Any]] = answer.json()
+        return found
+
+    exchanges = [one for one in ask("exchanges") if one["name"].startswith(shape.prefix)]
+    assert {one["name"] for one in exchanges} == {
+        shape.prefix + topic + suffix for topic in shape.topics for suffix in ("", DEAD_LETTER_SUFFIX)
+    }
+    assert {(one["type"], one["durable"], one["auto_delete"]) for one in exchanges} == {("direct", True, False)}
+
+    bound = {
+        (one["source"], one["routing_key"], one["destination"])
+        for one in ask("bindings")
+        if one["source"].startswith(shape.prefix)
+    }
+    wanted = {
+        (exchange, f"{shape.routes[name].event_key}.{lane}", f"{group}.{exchange}.{lane}")
+        for group, types in shape.subscriptions.items()
+        for name in types
+        for exchange in [shape.prefix + shape.routes[name].topic]
+        for lane in range(shape.partitions)
+    }
+    letters = [one for one in bound if one[0].endswith(DEAD_LETTER_SUFFIX)]
+    assert {one for one in bound if not one[2].endswith(".audit")} - set(letters) == wanted
+
+    queues = {one["name"]: one for one in ask("queues") if shape.prefix in one["name"]}
+    assert {queue for _, _, queue in wanted} < queues.keys()
+    assert all(queue["durable"] and not queue["auto_delete"] for queue in queues.values())
+    taken = {(exchange, key) for exchange, key, _ in letters}
+    for _, _, queue in wanted:
+        given = queues[queue]["arguments"]
+        assert (given["x-dead-letter-exchange"], given["x-dead-letter-routing-key"]) in taken, queue
