@@ -35,6 +35,7 @@ SEAMS: dict[str, tuple[str, ...]] = {
     "inbox": ("atomic", "off", "exception", "upsert", "record_first", "check_then_act", "two_stage", "lock"),
     "inbox.key": ("group_event", "event"),
     "on_error": ("retry_dlq", "swallow", "requeue", "forever", "log-only"),
+    "metrics": ("atomic", "trylock_skip", "read_modify_write"),
 }
 """Seam -> values, the default first (systems.md 7.8)."""
 

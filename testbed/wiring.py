@@ -20,6 +20,7 @@ from sqlalchemy import Engine, MetaData
 
 from ablations.consume import Consume, worker_class
 from ablations.flow import FLOWS
+from ablations.metrics import METRICS
 from ablations.on_error.unmade_calls import taken_as_made
 from ablations.publish import SINKS
 from ablations.relay import STRATEGIES as RELAYS
@@ -82,13 +83,16 @@ def open_database(settings: Settings, pool_connections: int = 10) -> Database:
 
 
 def groups(settings: Settings) -> Mapping[str, Group]:
-    """Every consumer group there is: seam `flow`, and of its groups those that GROUPS names."""
+    """Every consumer group there is: seams `flow` and `metrics`, and of the groups those that GROUPS names."""
     chosen = dict(FLOWS[settings.seam("flow")])
     wanted = settings.groups.split(",") if settings.groups else list(chosen)
     for name in wanted:
         if not any(name in flow for flow in FLOWS.values()):
             raise SettingError(f"GROUPS={settings.groups}: no group {name!r}; use some of {', '.join(chosen)}")
     chosen = {name: group for name, group in chosen.items() if name in wanted}
+    if settings.seam("metrics") != "atomic" and "product-metrics" in chosen:
+        handler = METRICS[settings.seam("metrics")]
+        chosen["product-metrics"] = replace(chosen["product-metrics"], handler=handler)
     if "order-saga" in chosen:
         saga = chosen["order-saga"]
         chosen["order-saga"] = replace(
