@@ -106,10 +106,10 @@ def is_empty(engine: Engine) -> bool:
     return scalar(engine, "SELECT count(*) FROM pending") == 0
 
 
-def topology_of(prefix: str) -> Topology:
+def topology_of(prefix: str, groups: Sequence[str] = ("billing",)) -> Topology:
     return Topology(
         routes={"OrderCreated": Route("orders", "order.created")},
-        subscriptions={"billing": frozenset({"OrderCreated"})},
+        subscriptions=dict.fromkeys(groups, frozenset({"OrderCreated"})),
         partitions=3,
         prefix=prefix,
     )

@@ -5,7 +5,9 @@ A crash is an exception no worker catches; the next worker is the restarted proc
 
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 from threading import Barrier, BrokenBarrierError, Thread
+from time import perf_counter
 from typing import Any
 
 import pytest
@@ -14,12 +16,14 @@ from sqlalchemy import Connection
 from ablations.consume import CONSUME_STRATEGIES, Consume, worker_class
 from ablations.inbox.two_stage import TwoStage
 from ablations.inbox.watermark import Watermark
+from brokers.memory.broker import connect
+from brokers.memory.config import MemoryConfig
 from core.inbox.handlers import HandlerResult
 from core.inbox.retries import RetryPolicy
 from core.inbox.worker import Worker, WorkerOptions
 from core.journey import Step
 from core.messaging.envelope import Envelope
-from tests.storage.inbox_bench import GROUP, QUICK, Bench, bench, count_it, drain, inbox_database, order
+from tests.storage.inbox_bench import GROUP, QUICK, TOPOLOGY, Bench, bench, count_it, drain, inbox_database, order
 
 __all__ = ["bench", "inbox_database"]
 
@@ -95,6 +99,7 @@ def test_under_calm_every_consumer_applies_each_event_once(bench: Bench, chosen:
     ],
     ids=lambda value: "-".join(value) if isinstance(value, tuple) else str(value),
 )
+@pytest.mark.row("S1.20", "S1.24")
 def test_a_crash_shows_the_predicted_anomaly_and_only_that(
     bench: Bench, chosen: Consume, step: Step, lost: int, doubled: int
 ) -> None:
@@ -123,6 +128,7 @@ def test_without_acks_a_restart_delivers_everything_again_and_the_inbox_absorbs_
     assert sorted(bench.effects()) == sorted(e.id for e in events)
 
 
+@pytest.mark.row("S1.24")
 @pytest.mark.parametrize(("inbox", "effects"), [("check_then_act", 2), ("two_stage", 2), ("lock", 1), ("atomic", 1)])
 def test_two_workers_with_the_same_event_at_once(bench: Bench, inbox: str, effects: int) -> None:
     bench.publish(order(1))
@@ -152,15 +158,29 @@ def test_two_workers_with_the_same_event_at_once(bench: Bench, inbox: str, effec
     assert len(bench.effects()) == effects
 
 
-def test_with_the_event_as_the_only_key_the_second_group_loses_its_effects(bench: Bench) -> None:
+@pytest.mark.row("S0.40")
+@pytest.mark.parametrize(("inbox_key", "silenced"), [("event", 4), ("group_event", 0)])
+def test_with_the_event_as_the_only_key_the_first_of_five_groups_silences_the_others(
+    bench: Bench, inbox_key: str, silenced: int
+) -> None:
+    groups = [f"service-{number}" for number in range(5)]
+    broker = connect(
+        MemoryConfig(), replace(TOPOLOGY, subscriptions=dict.fromkeys(groups, frozenset({"OrderCreated"})))
+    )
+    broker.admin().declare()
+    five = Bench(bench.engine, bench.tables, broker)
     event = order(1)
-    bench.publish(event)
-    for group in (GROUP, "others"):
-        build = worker_class(Consume(inbox_key="event"))
-        drain(build(bench.engine, bench.tables, bench.broker.subscriber(group), group, count_it, QUICK))
-    assert (bench.effects(GROUP), bench.effects("others")) == ([event.id], [])
+    five.publish(event)
+    for group in groups:
+        build = worker_class(Consume(inbox_key=inbox_key))
+        drain(build(five.engine, five.tables, broker.subscriber(group), group, count_it, QUICK))
+    done = [five.effects(group) for group in groups]
+    assert done[0] == [event.id]
+    assert done.count([]) == silenced
+    assert done.count([event.id]) == 5 - silenced
 
 
+@pytest.mark.row("S1.23")
 @pytest.mark.parametrize(
     ("on_error", "applied", "letters", "redelivered"),
     [
@@ -242,6 +262,7 @@ def test_a_fact_without_a_sequence_has_no_place_under_a_watermark(bench: Bench) 
     assert bench.letters() == [(fact.id, "OrderCreated has no sequence to compare")]
 
 
+@pytest.mark.row("S1.22")
 def test_two_stage_tells_where_each_answer_came_from(bench: Bench) -> None:
     events = [order(n) for n in range(4)]
     bench.publish(events[0])
@@ -252,6 +273,41 @@ def test_two_stage_tells_where_each_answer_came_from(bench: Bench) -> None:
     worker = TwoStage(bench.engine, bench.tables, bench.broker.subscriber(GROUP), GROUP, count_it, QUICK)
     drain(worker)
     assert worker.found == {"database": 1, "new": 3, "memory": 1}
+
+
+@pytest.mark.row("S1.24")
+def test_the_map_of_two_stage_grows_with_each_event_and_never_shrinks(bench: Bench) -> None:
+    worker = TwoStage(bench.engine, bench.tables, bench.broker.subscriber(GROUP), GROUP, count_it, QUICK)
+    events = [order(n) for n in range(200)]
+    sizes = []
+    for start in (0, 100):
+        bench.publish(*events[start : start + 100])
+        drain(worker)
+        sizes.append(len(worker.seen))
+    assert sizes == [100, 200]
+    worker.subscriber.close()
+    restarted = TwoStage(bench.engine, bench.tables, bench.broker.subscriber(GROUP), GROUP, count_it, QUICK)
+    assert restarted.seen == set(), "the map is its process's own"
+
+
+@pytest.mark.row("S1.20")
+@pytest.mark.parametrize("repeated", [0, 20, 100], ids=["no repeats", "10 % repeats", "50 % repeats"])
+def test_an_exception_for_each_repeat_costs_several_times_what_claims_in_bulk_cost(bench: Bench, repeated: int) -> None:
+    took_s: dict[str, float] = {}
+    for inbox in ("exception", "atomic"):
+        events = [order(n) for n in range(200 - repeated)]
+        bench.publish(*events, *events[:repeated])
+        worker = worker_class(Consume(inbox=inbox))(
+            bench.engine, bench.tables, bench.broker.subscriber(GROUP), GROUP, count_it, QUICK
+        )
+        handled, start_s = 0, perf_counter()
+        while handled < 200:
+            handled += worker.step()
+        took_s[inbox] = perf_counter() - start_s
+        worker.subscriber.close()
+        assert sorted(bench.effects()[-len(events) :]) == sorted(event.id for event in events)
+    # One transaction and one error path a message, against one statement a batch.
+    assert took_s["exception"] > 2 * took_s["atomic"]
 
 
 def test_an_unknown_value_is_refused_with_what_is_allowed() -> None:

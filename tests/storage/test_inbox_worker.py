@@ -31,6 +31,29 @@ def test_a_message_published_twice_is_applied_once(bench: Bench) -> None:
     assert bench.rows("SELECT count(*), count(DISTINCT event_id) FROM inbox") == [(2, 2)]
 
 
+@pytest.mark.row("S1.19")
+def test_the_inbox_has_one_row_a_group_and_event_and_tells_when_it_was_handled(bench: Bench) -> None:
+    columns = bench.rows(
+        """SELECT c.column_name, data_type, is_nullable, k.column_name IS NOT NULL FROM information_schema.columns c
+           LEFT JOIN information_schema.key_column_usage k
+                  ON k.table_name = c.table_name AND k.column_name = c.column_name
+           WHERE c.table_name = 'inbox' AND c.column_name IN ('consumer_group', 'event_id', 'handled_at')
+           ORDER BY c.ordinal_position"""
+    )
+    assert columns == [
+        ("consumer_group", "character varying", "NO", True),
+        ("event_id", "uuid", "NO", True),
+        ("handled_at", "timestamp with time zone", "NO", False),
+    ]
+    event = order(1)
+    bench.publish(event, event)
+    before = bench.rows("SELECT clock_timestamp()")[0][0]
+    drain(bench.worker(count_it))
+    ((id, handled_at),) = bench.rows("SELECT CAST(event_id AS text), handled_at FROM inbox")
+    assert id == event.id
+    assert before <= handled_at <= bench.rows("SELECT clock_timestamp()")[0][0]
+
+
 def test_effects_within_a_key_are_applied_in_the_order_of_delivery(bench: Bench) -> None:
     events = [order(n, key=f"k{n % 3}", sequence=n // 3 + 1) for n in range(60)]
     bench.publish(*events)

@@ -11,6 +11,7 @@ from itertools import count
 import psycopg
 import pytest
 from sqlalchemy import Engine, MetaData
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from core.messaging.envelope import Envelope
@@ -56,6 +57,7 @@ def test_a_version_written_twice_is_a_named_conflict(outbox: Outbox) -> None:
     assert scalar(engine, "SELECT count(*) FROM pending") == 1
 
 
+@pytest.mark.row("S1.15")
 def test_an_event_comes_out_as_it_went_in(outbox: Outbox) -> None:
     engine, tables = outbox
     given = Envelope(
@@ -78,6 +80,19 @@ def test_an_event_comes_out_as_it_went_in(outbox: Outbox) -> None:
     assert wire.sent == [given]
     with engine.connect() as connection:
         assert list(load(connection, tables, "order", "o-ü")) == [given]
+
+
+@pytest.mark.row("S0.39")
+def test_each_event_has_an_id_and_no_two_have_the_same(outbox: Outbox) -> None:
+    engine, tables = outbox
+    first = event("o-1", 1)
+    write(engine, tables, first)
+    assert str(scalar(engine, "SELECT event_id FROM event")) == first.id
+    with pytest.raises(IntegrityError, match="event_id"):
+        write(engine, tables, event("o-2", 1)._replace(id=first.id))
+    with pytest.raises(IntegrityError, match="event_id"), engine.begin() as connection:
+        connection.exec_driver_sql("UPDATE event SET event_id = NULL")
+    assert scalar(engine, "SELECT count(*) FROM event") == 1
 
 
 def test_what_the_table_cannot_keep_is_refused_and_not_dropped(outbox: Outbox) -> None:
@@ -119,6 +134,7 @@ def test_many_events_of_few_keys_arrive_once_and_in_order(outbox: Outbox) -> Non
     assert [wire.sequences(f"o-{key}") for key in range(7)] == [list(range(1, 101))] * 7
 
 
+@pytest.mark.row("S1.15", "S1.16")
 def test_a_refused_message_parks_its_key_while_other_keys_go_on_until_it_is_requeued(outbox: Outbox) -> None:
     engine, tables = outbox
     write(engine, tables, *(event(key, version) for version in (1, 2, 3) for key in ("bad", "good")))

@@ -1,8 +1,10 @@
 """The naive senders: each works under calm, and shows what its docstring predicts when something goes wrong."""
 
 import threading
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 
 import pytest
 from sqlalchemy import Engine
@@ -10,6 +12,7 @@ from sqlalchemy import Engine
 from ablations.publish import SINKS
 from ablations.relay import STRATEGIES, Seams, relay_factory
 from ablations.relay.claim_lock import LockWithLease
+from ablations.relay.polling import PollingRelay
 from core.messaging.envelope import Envelope
 from core.messaging.outcomes import CONFIRMED, Outcome, refused, unknown
 from core.outbox.relay import RelayOptions
@@ -20,6 +23,28 @@ Outbox = tuple[Engine, MessagingTables]
 OFTEN = RelayOptions(batch_messages=50, poll_s=0.02, lease_s=1.0, refused_wait_s=0.01, unknown_wait_s=0.02)
 
 
+SHARES = "SELECT array_agg(n) FROM (SELECT count(*) n FROM bucket_lease WHERE owner IS NOT NULL GROUP BY owner) s"
+
+
+@dataclass
+class Busy(Wire):
+    """Counts the batches that are under way at once."""
+
+    most: int = 0
+    under_way: int = 0
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def publish(self, batch: Sequence[Envelope], timeout_s: float) -> Sequence[Outcome]:
+        with self.lock:
+            self.under_way += 1
+            self.most = max(self.most, self.under_way)
+        try:
+            return super().publish(batch, timeout_s)
+        finally:
+            with self.lock:
+                self.under_way -= 1
+
+
 @pytest.fixture
 def outbox(database: str) -> Iterator[Outbox]:
     engine, tables = open_outbox(database)
@@ -28,10 +53,12 @@ def outbox(database: str) -> Iterator[Outbox]:
 
 
 @contextmanager
-def running(outbox: Outbox, seams: Seams, wire: Wire, relays: int = 1) -> Iterator[None]:
+def running(
+    outbox: Outbox, seams: Seams, wire: Wire, relays: int = 1, options: RelayOptions | None = OFTEN
+) -> Iterator[None]:
     stop = threading.Event()
     make = relay_factory(seams)
-    threads = [threading.Thread(target=make(*outbox, wire, OFTEN).run, args=(stop,)) for _ in range(relays)]
+    threads = [threading.Thread(target=make(*outbox, wire, options).run, args=(stop,)) for _ in range(relays)]
     for thread in threads:
         thread.start()
     try:
@@ -52,12 +79,50 @@ def test_every_relay_sends_all_once_and_in_order_under_calm(outbox: Outbox, seam
     assert (wire.sequences("a"), wire.sequences("b")) == ([1, 2, 3, 4, 5], [1, 2, 3, 4, 5])
 
 
-def test_two_relays_without_claim_send_twice(outbox: Outbox) -> None:
+@pytest.mark.row("S0.27")
+@pytest.mark.parametrize(("strategy", "relays", "is_doubled"), [
+    ("outbox-naive", 2, True), ("outbox-naive", 4, True), ("outbox-leased", 2, False), ("outbox-leased", 4, False)
+])  # fmt: skip
+def test_relays_without_a_claim_send_the_same_rows_and_those_with_leases_do_not(
+    outbox: Outbox, strategy: str, relays: int, is_doubled: bool
+) -> None:
     write(*outbox, *(event("a", version) for version in range(1, 51)))
     wire = Wire(delay_s=0.002)
-    with running(outbox, STRATEGIES["outbox-naive"], wire, relays=2):
+    with running(outbox, STRATEGIES[strategy], wire, relays=relays):
         until(lambda: is_empty(outbox[0]))
-    assert len(wire.sent) > 50
+    assert len({envelope.id for envelope in wire.sent}) == 50
+    assert (len(wire.sent) > 50) == is_doubled
+
+
+@pytest.mark.row("S0.31")
+@pytest.mark.parametrize(("claim", "at_a_time"), [("for_update", 1), ("skip_locked", 4), ("lease", 4)])
+def test_behind_a_row_lock_four_relays_send_no_faster_than_one(outbox: Outbox, claim: str, at_a_time: int) -> None:
+    options = RelayOptions(batch_messages=20, poll_s=0.01, lease_s=5.0)
+    wire = Busy(delay_s=0.15)
+    with running(outbox, Seams(claim), wire, relays=4, options=options):
+        if claim == "lease":
+            until(lambda: scalar(outbox[0], SHARES) == [16] * 4)
+        write(*outbox, *(event(f"key-{number}", 1) for number in range(240)))
+        until(lambda: is_empty(outbox[0]))
+    assert len(wire.sent) == len({envelope.id for envelope in wire.sent}) == 240
+    # Each batch takes the broker 0.15 s, so batches under way at once are what the rate follows.
+    assert wire.most == at_a_time
+
+
+@pytest.mark.row("S1.16")
+def test_a_batch_a_second_holds_a_backlog_to_a_thousand_a_second_and_the_default_does_not(outbox: Outbox) -> None:
+    rate_per_s = {}
+    for claim, options, rows in (("skip_locked", None, 3_000), ("lease", RelayOptions(), 20_000)):
+        for start in range(0, rows, 1_000):
+            write(*outbox, *(event(f"{claim}-{number}", 1) for number in range(start, start + 1_000)))
+        wire = Wire()
+        start_s = time.monotonic()
+        with running(outbox, Seams(claim), wire, options=options):
+            until(lambda: is_empty(outbox[0]), timeout_s=60)
+            rate_per_s[claim] = rows / (time.monotonic() - start_s)
+        assert len(wire.sent) == rows
+    assert rate_per_s["skip_locked"] < 1_500
+    assert rate_per_s["lease"] > 2 * rate_per_s["skip_locked"]
 
 
 @pytest.mark.parametrize("seams", [STRATEGIES["outbox-naive"], Seams(order="ignore")])
@@ -76,6 +141,7 @@ def test_with_order_ignored_a_refused_event_is_overtaken(outbox: Outbox, seams: 
     assert wire.sequences("a") != [1, 2, 3, 4, 5]
 
 
+@pytest.mark.row("S1.16")
 def test_unawaited_confirms_lose_what_the_broker_never_took(outbox: Outbox) -> None:
     write(*outbox, event("a", 1))
     wire = Wire(lambda envelope: unknown("broker away"))
@@ -122,6 +188,35 @@ def test_publishing_after_the_commit_sends_nothing_for_what_rolled_back(outbox: 
     wire = Wire()
     direct(outbox, "after_commit", wire, lambda: False)
     assert wire.sent == []
+
+
+@pytest.mark.row("S0.30")
+@pytest.mark.parametrize(("lease_s", "is_doubled"), [(0.1, True), (30.0, False)])
+def test_a_batch_that_outlasts_the_lock_s_lease_is_sent_by_a_second_relay_too(
+    outbox: Outbox, lease_s: float, is_doubled: bool
+) -> None:
+    write(*outbox, *(event("a", version) for version in range(1, 31)))
+    wire, stop = Wire(delay_s=0.02), threading.Event()
+    relays = [PollingRelay(LockWithLease(lease_s), True, True, *outbox, wire, OFTEN) for _ in range(2)]
+    threads = [threading.Thread(target=relay.run, args=(stop,)) for relay in relays]
+    for thread in threads:
+        thread.start()
+    until(lambda: is_empty(outbox[0]))
+    stop.set()
+    for thread in threads:
+        thread.join(timeout=20)
+    assert len({envelope.id for envelope in wire.sent}) == 30
+    assert (len(wire.sent) > 30) == is_doubled
+
+
+@pytest.mark.row("S0.30")
+def test_leases_are_renewed_while_a_batch_outlasts_them_and_no_second_relay_sends_it(outbox: Outbox) -> None:
+    write(*outbox, *(event(f"key-{number}", 1) for number in range(100)))
+    wire = Wire(delay_s=1.0)
+    options = RelayOptions(batch_messages=100, poll_s=0.02, lease_s=0.3)
+    with running(outbox, Seams(), wire, relays=2, options=options):
+        until(lambda: is_empty(outbox[0]))
+    assert len(wire.sent) == len({envelope.id for envelope in wire.sent}) == 100
 
 
 def test_a_lock_with_a_lease_lets_a_second_relay_in_when_a_batch_takes_longer(outbox: Outbox) -> None:

@@ -156,6 +156,27 @@ def test_an_effect_that_only_adds_drifts_by_each_repeat_without_an_inbox(reactio
     assert (orders, amount) == (3 * 200, 3 * sum(event.total_amount for event in of_types("OrderCreated")))
 
 
+@pytest.mark.row("S1.18", on="any")
+@pytest.mark.parametrize(("has_inbox", "times"), [(False, 2), (True, 1)])
+def test_what_is_delivered_twice_doubles_sales_views_and_sums_unless_an_inbox_knows_it(
+    reactions: Reactions, has_inbox: bool, times: int
+) -> None:
+    with reactions.engine.begin() as connection:
+        connection.execute(text("TRUNCATE product_metrics"))
+    groups = ("product-metrics", "analytics-service")
+    for group in (*groups, *groups):
+        (reactions.deliver if has_inbox else reactions.deliver_bare)(group, taken_by(group))
+    types = Counter(envelope.type for envelope in TRAFFIC)
+    sold = sum(event.quantity for event in of_types("ProductSold"))
+    assert reactions.rows("SELECT sum(sales), sum(views) FROM product_metrics") == [
+        (times * sold, times * types["ProductViewed"])
+    ]
+    paid = sum(event.amount for event in of_types("PaymentCompleted"))
+    assert reactions.rows(
+        "SELECT sum(events), sum(amount) FROM analytics_minute WHERE event_type = 'PaymentCompleted'"
+    ) == [(times * types["PaymentCompleted"], times * paid)]
+
+
 @pytest.mark.row("S2.28", on="any")
 def test_the_sums_a_minute_equal_a_recount_of_the_events_by_two_workers(reactions: Reactions) -> None:
     lanes = [[e for e in taken_by("analytics-service") if int(e.key[0], 16) % 2 == lane] for lane in (0, 1)]

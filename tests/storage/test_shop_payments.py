@@ -115,6 +115,7 @@ def called_off() -> Envelope:
     return envelope(CancelPayment(order_id=ORDER_ID, reason="timed out"))
 
 
+@pytest.mark.row("S1.5")
 def test_the_gateway_is_asked_once_and_its_answer_is_written_with_the_event_that_tells_of_it(
     payments: Payments,
 ) -> None:
@@ -123,6 +124,8 @@ def test_the_gateway_is_asked_once_and_its_answer_is_written_with_the_event_that
     assert payments.gateway.calls == [f"charge {KEY} 20.00"]
     assert (payments.statuses(), payments.told()) == (["COMPLETED"], [("PaymentCompleted", 1)])
     assert payments.rows("SELECT correlation_id, causation_id FROM event JOIN pending USING (id)") == [("c-7", one.id)]
+    wrote = "SELECT xmin::text FROM payment UNION SELECT xmin::text FROM event UNION SELECT xmin::text FROM pending"
+    assert len(payments.rows(wrote)) == 1, "payment, event and outbox row are of one transaction"
     assert payments.handle(asked()) == [Ignored("its payment is COMPLETED")]
     assert payments.caller.sweep() == 0
     assert len(payments.gateway.calls) == 1

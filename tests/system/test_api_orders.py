@@ -10,8 +10,13 @@ import msgspec
 import pytest
 import requests
 from sqlalchemy import text
+from sqlalchemy.exc import IntegrityError
 
-from core.domain.events import to_json
+from core.commands.context import envelope_of, new_uuid7, utc_now
+from core.domain.events import ConfirmOrder, Raised, to_json
+from core.effects.order_service import obey
+from core.inbox.writing import GroupWriting
+from core.outbox.rows import OutboxSink
 from core.storage.database import create_database_engine
 from tests.system.api_server import ORDER, Api, api_on, problem_of, served, wait_until
 
@@ -168,6 +173,31 @@ def test_an_order_whose_event_cannot_be_written_as_json_is_an_error_and_leaves_n
         problem_of(api.post(key="k-1"), 500)
     assert api.written() == (0, 0, 0, 0, 0)
     assert api.post(key="k-1").status_code == 201
+
+
+@pytest.mark.row("S1.4")
+def test_an_order_whose_confirmation_fails_tells_nobody_that_it_is_confirmed_or_paid(api: Api) -> None:
+    order_id = api.post().json()["id"]
+    command = ConfirmOrder(order_id=order_id, payment_id=f"pay-{order_id}", payment_method="CARD")
+    asked = envelope_of(Raised(order_id, 1, command), new_uuid7(), utc_now(), None)
+    writing = GroupWriting(api.tables, "order-service", obey(api.shop), sink=OutboxSink(api.tables))
+
+    def confirm() -> None:
+        with api.engine.begin() as connection:
+            writing.write(connection, [asked])
+
+    with api.engine.begin() as connection:
+        connection.execute(text("ALTER TABLE orders ADD CONSTRAINT broken CHECK (status = 'PENDING')"))
+    with pytest.raises(IntegrityError, match="broken"):
+        confirm()
+    problem_of(api.call("POST", f"/api/v1/orders/{order_id}/confirm"), 500)
+    assert events_of(api, order_id) == [("OrderCreated", 1)]
+    assert api.written() == (1, 1, 1, 1, 0)
+    with api.engine.begin() as connection:
+        connection.execute(text("ALTER TABLE orders DROP CONSTRAINT broken"))
+    confirm()
+    assert events_of(api, order_id) == [("OrderCreated", 1), ("OrderConfirmed", 2), ("OrderPaid", 3)]
+    assert api.call("GET", f"/api/v1/orders/{order_id}").json()["status"] == "PAID"
 
 
 def test_paths_and_methods_that_do_not_exist_are_problems_too(api: Api) -> None:

@@ -36,7 +36,7 @@ def events(api: Api) -> list[tuple[str, str, int | None]]:
         return [tuple(row) for row in rows]
 
 
-@pytest.mark.row("S1.1", "S1.2", "S1.7")
+@pytest.mark.row("S1.1", "S1.2", "S1.5", "S1.7")
 @pytest.mark.parametrize(
     ("word", "status", "event"),
     [("complete", "COMPLETED", "PaymentCompleted"), ("fail", "FAILED", "PaymentFailed")],
@@ -50,6 +50,22 @@ def test_a_pending_payment_is_completed_or_failed_once_with_its_event(
     for again in ("complete", "fail"):
         assert status in problem_of(say(api, again), 409)["detail"]
     assert events(api) == [(event, ORDER_ID, 1)]
+    # One transaction wrote all three rows: there is no instant between them at which a crash could lose the event.
+    wrote = "SELECT xmin::text FROM payment UNION SELECT xmin::text FROM event UNION SELECT xmin::text FROM pending"
+    with api.engine.connect() as connection:
+        assert len(connection.execute(text(wrote)).all()) == 1
+
+
+@pytest.mark.row("S1.5")
+def test_a_payment_whose_outbox_row_cannot_be_saved_is_not_completed(api: Api) -> None:
+    with api.engine.begin() as connection:
+        connection.execute(text("ALTER TABLE pending ADD CONSTRAINT broken CHECK (false)"))
+    problem_of(say(api, "complete"), 500)
+    with api.engine.begin() as connection:
+        assert connection.execute(text("SELECT status FROM payment")).scalar_one() == "PENDING"
+        connection.execute(text("ALTER TABLE pending DROP CONSTRAINT broken"))
+    assert say(api, "complete").json()["status"] == "COMPLETED"
+    assert events(api) == [("PaymentCompleted", ORDER_ID, 1)]
 
 
 def test_a_customer_cannot_say_that_it_was_paid(api: Api) -> None:

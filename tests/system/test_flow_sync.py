@@ -46,7 +46,7 @@ def test_a_synchronous_order_is_answered_after_all_five_services_in_turn(api: Ap
     assert api.count("orders") == 2
 
 
-@pytest.mark.row("S2.19")
+@pytest.mark.row("S0.3", "S2.19")
 @pytest.mark.parametrize("service", [service.name for service in FIVE])
 def test_a_synchronous_order_fails_with_any_of_its_services_and_nothing_is_written(api: Api, service: str) -> None:
     problem = problem_of(sync_order(api, Clock(), frozenset({service})), 503)

@@ -74,7 +74,7 @@ def call(shop: Shop, method: str, url: str, customer: str, **more: Any) -> Any:
 
 
 @pytest.mark.row(
-    "S0.17", "S0.18", "S1.8", "S1.9", "S1.10", "S1.28", "S1.29", "S1.30", "S2.6", "S2.10", "S2.14", "S3.35"
+    "S0.8", "S0.17", "S0.18", "S1.8", "S1.9", "S1.10", "S1.28", "S1.29", "S1.30", "S2.6", "S2.10", "S2.14", "S3.35"
 )
 @pytest.mark.parametrize("broker", BROKERS)
 def test_each_group_does_all_its_events_once_although_they_come_twice_and_one_group_was_away(
@@ -109,6 +109,7 @@ def _is_the_recount(shop: Shop, world: RecordedWorld, traffic: Sequence[Envelope
     repeated = "SELECT event_id FROM effect GROUP BY consumer_group, event_id, effect HAVING count(*) > 1"
     assert shop.rows(repeated) == []
     assert shop.rows("SELECT count(*) FROM inbox WHERE outcome = 'ignored'") == [(0,)]
+    assert number(shop, "SELECT count(*) FROM orders") == 0, "whoever asked for an order here would have found none"
     assert number(shop, "SELECT count(*) FROM email_sent_record") == len(taken_by("email-service", traffic))
     assert number(shop, "SELECT count(*) FROM notification") == len(taken_by(AWAY, traffic)) + types["OrderConfirmed"]
     assert number(shop, "SELECT sum(events) FROM analytics_minute") == len(taken_by("analytics-service", traffic))

@@ -56,7 +56,7 @@ def killed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 
 @pytest.mark.parametrize("broker", BROKERS)
-@pytest.mark.row("S0.15")
+@pytest.mark.row("S0.15", "S1.35")
 def test_the_default_survives_a_sigkill_of_the_broker_that_publishes_felt(
     killed: Callable[[str], Path], broker: str
 ) -> None:

@@ -20,7 +20,7 @@ from tests.system.shop_threads import DECLINED, STOCK_EACH, Shop, settings_for, 
 BROKERS = ("memory", "kafka", "rabbitmq")
 
 
-@pytest.mark.row("S1.3", "S1.7", "S3.15", "S3.27", "S3.39", "S3.40", "S3.41", "S3.42")
+@pytest.mark.row("S1.3", "S1.7", "S1.37", "S3.15", "S3.27", "S3.39", "S3.40", "S3.41", "S3.42")
 @pytest.mark.parametrize("broker", BROKERS)
 def test_an_order_is_paid_or_cancelled_with_its_stock_and_money_put_back(
     request: pytest.FixtureRequest, broker: str, database: str

@@ -150,6 +150,15 @@ def test_an_event_carries_its_fields_by_these_names(event: Event, fields: dict[s
     assert from_json(type(event).__name__, 1, to_json(event)) == event
 
 
+@pytest.mark.row("S0.8")
+def test_order_created_tells_all_that_whoever_reacts_to_it_needs() -> None:
+    told = json.loads(to_json(msgspec.structs.replace(CREATED, buyer_email="c-1@example.org")))
+    who = {"orderId": "o-1", "orderNumber": "1001", "customerId": "c-1", "buyerEmail": "c-1@example.org"}
+    what = {"sellerIds": ["seller-a"], "totalAmount": 200.0, "shippingAddress": "1 Harbour Street"}
+    assert told.items() >= (who | what).items()
+    assert told["items"] == [{"productId": 1, "sellerId": "seller-a", "quantity": 2, "price": 100.0}]
+
+
 def test_a_payload_read_back_equals_what_was_written_money_to_the_cent() -> None:
     assert from_json("OrderCreated", 1, to_json(CREATED)) == CREATED
     odd = msgspec.structs.replace(CREATED, total_amount=Decimal("9007199254740993.01"))

@@ -90,6 +90,7 @@ def test_one_malformed_record_leaves_its_neighbours_whole() -> None:
     assert isinstance(second, Malformed)
 
 
+@pytest.mark.row("S0.39", on="kafka")
 @pytest.mark.parametrize(
     ("headers", "value", "said"),
     [

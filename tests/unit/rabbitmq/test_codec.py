@@ -70,6 +70,7 @@ def test_a_message_without_headers_has_none() -> None:
     assert headers_in(b"".join(spec.BasicProperties(message_id="m").encode())) == {}
 
 
+@pytest.mark.row("S0.39", on="rabbitmq")
 @pytest.mark.parametrize(
     ("change", "says"),
     [
