@@ -114,10 +114,10 @@ class RelayWorld:
         self.engine.dispose()
 
 
-def open_world(server: Server, database: str) -> RelayWorld:
+def open_world(server: Server, database: str, groups: Sequence[str] = ("billing",)) -> RelayWorld:
     prefix = f"relay{uuid4().hex[:8]}."
     world = RelayWorld(server, database, *open_outbox(database), broker=None, prefix=prefix)  # type: ignore[arg-type]
-    world.broker = world.connect(topology_of(prefix))
+    world.broker = world.connect(topology_of(prefix, groups))
     admin = world.broker.admin()
     admin.declare()
     admin.close()

@@ -4,6 +4,7 @@ A real broker whose answers are lost, that is paused, or that is killed while ba
 sends: a key goes on from its first message that was not confirmed.
 """
 
+import json
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -11,6 +12,8 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 
 import pytest
+from confluent_kafka import Consumer, Producer, TopicPartition
+from confluent_kafka.admin import AdminClient, NewTopic
 
 from brokers.kafka import KafkaConfig, connect
 from brokers.kafka.server import Kafka
@@ -172,3 +175,43 @@ def test_a_broker_that_never_answers_confirms_nothing(
         heal(fault, server, proxy)
         publisher.close()
     assert {outcome.status for outcome in outcomes} == {Status.UNKNOWN}
+
+
+@pytest.mark.row("S0.26", on="kafka")
+@pytest.mark.parametrize(("idempotent", "copies"), [(False, 2), (True, 1)])
+def test_a_client_that_lost_an_answer_sends_again_by_itself_and_only_an_idempotent_one_leaves_one_copy(
+    server_behind_proxy: tuple[Kafka, Proxy], idempotent: bool, copies: int
+) -> None:
+    """What the publisher's own repeat leaves, two copies on either broker, is in the contract suite."""
+    server, proxy = server_behind_proxy
+    topic = f"repeated-{idempotent}"
+    admin = AdminClient({"bootstrap.servers": server.url})
+    admin.create_topics([NewTopic(topic, 1, 1)])[topic].result(20)
+    told = {"timed_out": 0}
+
+    def note(statistics: str) -> None:
+        told["timed_out"] = sum(broker["req_timeouts"] for broker in json.loads(statistics)["brokers"].values())
+
+    client = {"bootstrap.servers": f"127.0.0.1:{proxy.port}", "acks": "all", "enable.idempotence": idempotent}
+    quick = {"request.timeout.ms": 500, "socket.timeout.ms": 1_000, "statistics.interval.ms": 50, "stats_cb": note}
+    producer = Producer({**client, **quick})
+    producer.produce(topic, b"warm")
+    assert producer.flush(20) == 0
+    reader = Consumer({"bootstrap.servers": server.url, "group.id": "reader"})
+
+    def in_the_log() -> int:
+        return int(reader.get_watermark_offsets(TopicPartition(topic, 0), timeout=10)[1])
+
+    try:
+        proxy.apply(lost_confirm())
+        producer.produce(topic, b"order-1")
+        deadline = time.monotonic() + 60
+        while in_the_log() < 2 or not told["timed_out"]:
+            assert time.monotonic() < deadline, told
+            producer.poll(0.05)
+        proxy.heal()
+        assert producer.flush(30) == 0
+        assert in_the_log() == 1 + copies
+    finally:
+        proxy.heal()
+        reader.close()

@@ -12,13 +12,18 @@ from dataclasses import replace
 from random import Random
 
 import pytest
+from sqlalchemy import MetaData
 
+from ablations.publish import SINKS
+from ablations.relay.confirm_none import UnawaitedPublisher
 from core.messaging.ports import Publisher
 from core.messaging.topology import Route
 from core.outbox.storage import requeue
+from core.storage.schema import create_schema
+from core.storage.tables import messaging_tables
 from servers.lifecycle import Server
-from tests.chaos.relay_world import KEYS, LostAnswers, RelayWorld, Watched, open_world
-from tests.storage.outbox_rows import event, topology_of, until, write
+from tests.chaos.relay_world import IN_PROCESS, KEYS, LostAnswers, RelayWorld, Watched, open_world
+from tests.storage.outbox_rows import event, relaying, topology_of, until, write
 
 AWAY_S = 10.0
 
@@ -37,7 +42,7 @@ def random() -> Random:
     return Random(seed)
 
 
-@pytest.mark.row("S1.17")
+@pytest.mark.row("S0.23", "S0.38", "S1.13", "S1.14", "S1.17")
 def test_a_broker_killed_in_mid_relay_and_long_away_costs_repeats_and_counts_no_attempt(
     world: RelayWorld, random: Random
 ) -> None:
@@ -62,6 +67,7 @@ def test_a_broker_killed_in_mid_relay_and_long_away_costs_repeats_and_counts_no_
         try:
             world.write(range(101, 111))
             give_up_waiting_at = time.monotonic() + AWAY_S
+            send_without_looking_at_answers(world)
             until(lambda: watched[0].outages >= 3 and time.monotonic() >= give_up_waiting_at, timeout_s=60)
             assert world.scalar("SELECT count(*) FROM pending WHERE attempts > 0 OR parked_at IS NOT NULL") == 0
             assert world.scalar("SELECT count(*) FROM pending") != 0
@@ -69,7 +75,31 @@ def test_a_broker_killed_in_mid_relay_and_long_away_costs_repeats_and_counts_no_
             world.server.start()
         world.write(range(111, 121))
         until(world.is_drained, timeout_s=60)
+    # All that the outbox holds has arrived, and nothing of what was sent past it or marked unanswered.
     world.repeats_of_the_complete_wire(120)
+    assert world.scalar("SELECT count(*) FROM event WHERE aggregate_id LIKE 'direct-%%'") == UNSEEN
+    assert world.scalar("SELECT count(*) FROM naive.outbox_events WHERE status = 'PROCESSED'") == UNSEEN
+
+
+UNSEEN = 3
+
+
+def send_without_looking_at_answers(world: RelayWorld) -> None:
+    """By requests that publish after their commit, and by a relay that does not wait for the broker's answer."""
+    sink = SINKS["after_commit"](world.tables, world.broker.publisher(), None)
+    events = [event(f"direct-{number}", 1) for number in range(UNSEEN)]
+    with world.engine.begin() as connection:
+        sink.write(connection, events)
+    sink.after_commit(events)
+    sink.close()
+    metadata = MetaData()
+    tables = messaging_tables(metadata, schema="naive")
+    create_schema(world.engine, metadata, tables)
+    write(world.engine, tables, *(event(f"unawaited-{number}", 1) for number in range(UNSEEN)))
+    publisher = UnawaitedPublisher(world.broker.publisher())
+    with relaying(world.engine, tables, publisher, IN_PROCESS):
+        until(lambda: world.scalar("SELECT count(*) FROM naive.pending") == 0, timeout_s=30)
+    publisher.close()
 
 
 @pytest.mark.row("S0.12", "S0.34")

@@ -2,12 +2,16 @@
 
 import os
 import signal
+import time
 from collections.abc import Iterator
 
 import pytest
 
+from ablations.consume import Consume, worker_class
+from core.inbox.worker import WorkerOptions
 from servers.lifecycle import Server
 from tests.chaos.relay_world import KEYS, RelayWorld, open_world
+from tests.storage.inbox_bench import count_it
 from tests.storage.outbox_rows import until
 
 VERSIONS = 200
@@ -15,12 +19,13 @@ VERSIONS = 200
 
 @pytest.fixture
 def world(broker_server: Server, database: str) -> Iterator[RelayWorld]:
-    made = open_world(broker_server, database)
+    made = open_world(broker_server, database, groups=INBOXES)
     yield made
     made.end()
 
 
 @pytest.mark.parametrize("step", ["confirmed", "cleared"])
+@pytest.mark.row("S0.25", "S0.35")
 def test_a_relay_killed_after_the_confirm_repeats_one_batch_at_most_and_loses_nothing(
     world: RelayWorld, step: str
 ) -> None:
@@ -33,6 +38,27 @@ def test_a_relay_killed_after_the_confirm_repeats_one_batch_at_most_and_loses_no
     world.start("second")
     until(world.is_drained, timeout_s=60)
     assert world.repeats_of_the_complete_wire(VERSIONS) == 100
+    if step == "confirmed":
+        # Two copies of a hundred events: two effects each without an inbox, one with it.
+        events = len(KEYS) * VERSIONS
+        assert [effects(world, inbox, events + 100) for inbox in INBOXES] == [events + 100, events]
+
+
+INBOXES = ("off", "atomic")
+
+
+def effects(world: RelayWorld, inbox: str, deliveries: int) -> int:
+    """How many a consumer with this inbox makes of all that is on the wire."""
+    subscriber = world.broker.subscriber(inbox, 500)
+    options = WorkerOptions(batch_messages=500, receive_timeout_s=0.2)
+    worker = worker_class(Consume(inbox=inbox))(world.engine, world.tables, subscriber, inbox, count_it, options)
+    handed_over, give_up_at = 0, time.monotonic() + 60
+    while handed_over < deliveries:
+        assert time.monotonic() < give_up_at, f"{handed_over} of {deliveries} were handed over"
+        handed_over += worker.step()
+    subscriber.close()
+    assert handed_over == deliveries
+    return int(str(world.scalar(f"SELECT count(*) FROM effect WHERE consumer_group = '{inbox}'")))
 
 
 def test_a_relay_paused_past_its_lease_wakes_and_marks_nothing(world: RelayWorld) -> None:

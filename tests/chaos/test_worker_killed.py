@@ -63,12 +63,12 @@ class Chaos:
         assert self.start(seams, crash_at=step, crash_after=times).wait(60) == -signal.SIGKILL
         self.set_session(10.0)
 
-    def drain(self, seams: dict[str, str]) -> list[str]:
+    def drain(self, seams: dict[str, str], **more: Any) -> list[str]:
         """A fresh process takes all there is; the effects, in applied order, without those of the last messages."""
         last_events = [order(number) for number in range(MESSAGES, MESSAGES + KEYS)]
         last = {event.id for event in last_events}
         self.publish(last_events)
-        process = self.start(seams)
+        process = self.start(seams, **more)
         wait_until(lambda: last.issubset(self.ids("SELECT event_id FROM inbox")), 60.0)
         process.terminate()
         assert process.wait(30) == 0
@@ -234,6 +234,22 @@ def test_a_wrong_consumer_shows_nothing_under_calm(chaos: Chaos, seams: dict[str
     events = [order(number) for number in range(MESSAGES)]
     chaos.publish(events)
     assert by_key(chaos.drain(seams), events) == by_key([event.id for event in events], events)
+
+
+@pytest.mark.row("S1.26")
+def test_a_batch_of_3000_that_its_consumer_died_in_comes_again_and_is_applied_once(chaos: Chaos) -> None:
+    events = [order(number) for number in range(3_000)]
+    chaos.publish(events)
+    with chaos.engine.begin() as connection:
+        connection.execute(text("CREATE SEQUENCE handled"))
+    chaos.set_session(3.0)
+    whole = {"batch_messages": 3_000}
+    assert chaos.start({}, **whole, crash_at_record=1_500).wait(60) == -signal.SIGKILL
+    chaos.set_session(10.0)
+    assert chaos.ids("SELECT last_value FROM handled") == ["1500"]
+    applied = chaos.drain({}, **whole, crash_at_record=1_000_000)
+    assert by_key(applied, events) == by_key([event.id for event in events], events)
+    assert 3_000 < int(chaos.ids("SELECT last_value FROM handled")[0]) - KEYS <= 4_500
 
 
 @pytest.mark.row("S2.15")

@@ -1,8 +1,9 @@
 """A consumer process that is killed, or works until it is told to stop (SIGTERM). Argument: one JSON object
 {profile, address, prefix, database, seams,
-crash_at, crash_after, published_messages}."""
+crash_at, crash_after, crash_at_record, batch_messages, published_messages}."""
 
 import json
+import os
 import signal
 import sys
 import time
@@ -11,7 +12,7 @@ from dataclasses import replace
 from threading import Event
 from typing import Any
 
-from sqlalchemy import Connection, MetaData
+from sqlalchemy import Connection, MetaData, text
 
 from ablations.consume import Consume, worker_class
 from core.inbox.handlers import HandlerResult
@@ -70,6 +71,21 @@ def count_it(connection: Connection, envelopes: Sequence[Envelope]) -> HandlerRe
     return HandlerResult(["counted"] * len(envelopes))
 
 
+class EachCounted:
+    """Handles record by record, and counts each where no rollback reaches: in the sequence `handled`."""
+
+    def __init__(self, crash_at_record: int) -> None:
+        self._left = crash_at_record
+
+    def __call__(self, connection: Connection, envelopes: Sequence[Envelope]) -> HandlerResult:
+        handled = min(len(envelopes), self._left)
+        connection.execute(text("SELECT max(nextval('handled')) FROM generate_series(1, :n)"), {"n": handled})
+        self._left -= handled
+        if not self._left:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return HandlerResult(["counted"] * len(envelopes))
+
+
 def main(told: dict[str, Any]) -> None:
     stop = Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
@@ -80,13 +96,15 @@ def main(told: dict[str, Any]) -> None:
         probe = Later(CrashProbe(probe, step), step, told["crash_after"])
         if step is Step.ACKED:
             probe = Forgotten(probe, broker, told["published_messages"])
-    subscriber = broker.subscriber(GROUP)
+    batch_messages = told.get("batch_messages", BATCH_MESSAGES)
+    subscriber = broker.subscriber(GROUP, max(batch_messages, 500))
     engine = create_database_engine(told["database"])
     build = worker_class(Consume(**told["seams"]))
     options = WorkerOptions(
-        batch_messages=BATCH_MESSAGES, receive_timeout_s=0.2, retry=RetryPolicy(tries=3, first_delay_s=0.1)
+        batch_messages=batch_messages, receive_timeout_s=0.2, retry=RetryPolicy(tries=3, first_delay_s=0.1)
     )
-    build(engine, messaging_tables(MetaData()), subscriber, GROUP, count_it, options, probe).run(stop)
+    handler = EachCounted(told["crash_at_record"]) if "crash_at_record" in told else count_it
+    build(engine, messaging_tables(MetaData()), subscriber, GROUP, handler, options, probe).run(stop)
     subscriber.close()
 
 

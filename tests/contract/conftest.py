@@ -22,11 +22,13 @@ from tests.matrix import PROPERTY
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "needs(*capabilities, **topology): the behaviour is promised only with these")
+    config.addinivalue_line("markers", "profiles(*names): a dear behaviour, judged on these alone")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "world" in metafunc.fixturenames:
-        metafunc.parametrize("world", list(PROFILES), indirect=True)
+        marker = metafunc.definition.get_closest_marker("profiles")
+        metafunc.parametrize("world", marker.args if marker else list(PROFILES), indirect=True)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
