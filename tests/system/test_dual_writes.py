@@ -90,7 +90,7 @@ def what_became_of(shop: Shop, publish: str, patch: pytest.MonkeyPatch) -> tuple
     return {case for case, order in orders.items() if events[order] not in new}, len(new - set(events.values()))
 
 
-@pytest.mark.row("S2.11", "S2.12", "S2.13", "S3.14")
+@pytest.mark.row("S0.23", "S0.24", "S2.11", "S2.12", "S2.13", "S3.14")
 @pytest.mark.parametrize("broker", ["kafka", "rabbitmq"])
 def test_what_is_published_beside_the_database_is_lost_or_tells_of_no_order_and_the_outbox_does_neither(
     request: pytest.FixtureRequest,
