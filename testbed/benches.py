@@ -5,7 +5,7 @@ import json
 import socket
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -103,12 +103,22 @@ def _measure(
     try:
         profile = connect(adapter.TOPOLOGY).capabilities.profile
         if part == "inbox":
-            rows = inbox.run(connect, engine, rounds=rounds)
+            rows = _told(inbox.run(connect, engine, rounds=rounds))
         else:
             rows = _relay(settings, engine, size, rounds, cases)
     finally:
         engine.dispose()
     return {"bench": part, "broker": settings.broker, "profile": profile, "results": rows}
+
+
+def _told(rows: Iterator[dict[str, Any]]) -> list[dict[str, Any]]:
+    """All of them, each also told as it comes: a bench takes minutes."""
+    known = []
+    for row in rows:
+        rates = f"{row['rate_per_s']:,.0f}/s, {row['ratio']:.2f} × {row['baseline']}"
+        typer.echo(f"{row['name']}: {rates} [{row['interval'][0]:.2f}, {row['interval'][1]:.2f}]", err=True)
+        known.append(row)
+    return known
 
 
 def _relay(settings: Settings, engine: Engine, size: int, rounds: int, cases: Sequence[str]) -> list[dict[str, Any]]:
@@ -126,12 +136,12 @@ def _relay(settings: Settings, engine: Engine, size: int, rounds: int, cases: Se
         connect(topology).admin().declare()
         publishers[name] = partial(_publisher, settings, topology)
     if cases:
-        return list(relay_cases.run(engine, publishers, names=cases, size_bytes=size or 400, rounds=rounds))
+        return _told(relay_cases.run(engine, publishers, names=cases, size_bytes=size or 400, rounds=rounds))
     metadata = MetaData()
     tables = messaging_tables(metadata)
     create_schema(engine, metadata, tables)
     one = publishers[relay_cases.ONE_GROUP]
-    return relay.run(engine, tables, one, rounds=rounds, size_bytes=size or 400)
+    return _told(relay.run(engine, tables, one, rounds=rounds, size_bytes=size or 400))
 
 
 def _publisher(settings: Settings, topology: Topology) -> Publisher:
@@ -182,13 +192,8 @@ def _adapter(
     admin.declare()
     bare = (_bare_kafka if settings.broker == "kafka" else _bare_rabbit)(settings, topology)
     try:
-        rows = adapter.run(
-            broker,
-            bare,
-            sizes_bytes=[size] if size else adapter.SIZES_BYTES,
-            batch_messages=WINDOW_MESSAGES,
-            rounds=rounds,
-        )
+        sizes_bytes = [size] if size else adapter.SIZES_BYTES
+        rows = _told(adapter.run(broker, bare, sizes_bytes=sizes_bytes, batch_messages=WINDOW_MESSAGES, rounds=rounds))
     finally:
         bare.close()
     memory = adapter.stopped_consumer(connect(dataclasses.replace(topology, prefix=f"bench-{uuid4().hex[:8]}.")))
@@ -198,18 +203,21 @@ def _adapter(
 def _bare_kafka(settings: Settings, topology: Topology) -> adapter.Bare:
     config, topic = kafka_config(settings), topology.prefix + adapter.BARE
     publisher = bare_kafka.BarePublisher(config)
-    subscriber = bare_kafka.BareSubscriber(config, topic, f"{topic}.group")
     tools = maven.jars(cache_folder(), "kafka-tools-4.3.1", KAFKA_TOOLS)
 
-    def close() -> None:
-        publisher.close()
-        subscriber.close()
+    def receive(uncounted: int, counted: int) -> float:
+        subscriber = bare_kafka.BareSubscriber(config, topic, f"{topic}.group")
+        try:
+            subscriber.receive_round(uncounted)
+            return subscriber.receive_round(counted)
+        finally:
+            subscriber.close()
 
     return adapter.Bare(
         "confluent-kafka",
         lambda bodies, keys: publisher.publish_round(topic, topology.partitions, bodies, keys, WINDOW_MESSAGES),
-        subscriber.receive_round,
-        close,
+        receive,
+        publisher.close,
         lambda size_bytes: bare_kafka.vendor_publish_per_s(
             config, topic, f"{tools}/*", VENDOR_MESSAGES, size_bytes, maven.java()
         ),
@@ -220,13 +228,16 @@ def _bare_rabbit(settings: Settings, topology: Topology) -> adapter.Bare:
     config, exchange = rabbit_config(settings), topology.prefix + adapter.BARE
     queues = [f"{adapter.BARE}.{exchange}.{lane}" for lane in range(topology.partitions)]
     publisher = bare_rabbit.bare_publisher(config)
-    subscriber = bare_rabbit.bare_subscriber(config, queues, 2_000)
     tools = maven.jars(cache_folder(), "perf-test-2.22.1", PERF_TEST)
     window = config.publish_window_messages
 
-    def close() -> None:
-        publisher.close()
-        subscriber.close()
+    def receive(uncounted: int, counted: int) -> float:
+        subscriber = bare_rabbit.bare_subscriber(config, queues, 2_000)
+        try:
+            subscriber.receive_round(uncounted)
+            return subscriber.receive_round(counted)
+        finally:
+            subscriber.close()
 
     def vendor(size_bytes: int, receive: bool) -> float:
         return bare_rabbit.vendor_per_s(
@@ -238,8 +249,8 @@ def _bare_rabbit(settings: Settings, topology: Topology) -> adapter.Bare:
         lambda bodies, keys: publisher.publish_round(
             exchange, adapter.EVENT_KEY[adapter.BARE], topology.partitions, bodies, keys, window
         ),
-        subscriber.receive_round,
-        close,
+        receive,
+        publisher.close,
         lambda size_bytes: vendor(size_bytes, False),
         lambda size_bytes: vendor(size_bytes, True),
     )

@@ -1,12 +1,12 @@
 """Is an adapter as fast as the bare client at the same settings? Publish confirmed, receive and ack, two sizes.
 
 Both sides do the same work in the same process: a topic and a group each, the same lanes, keys and bodies, made
-beforehand; each round publishes and then receives what it published, so no backlog grows. The bare client and the
+beforehand; each round publishes and then receives all that it published, so no backlog grows. The bare client and the
 vendor's tool are handed in (`Bare`): no adapter is named here. Not here: how rounds become a ratio (`rounds`).
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import islice
@@ -23,7 +23,9 @@ SIZES_BYTES = (512, 4096)
 TAKE_MESSAGES = 500
 """How many a receive asks for on both sides, and how many are acked at once."""
 UNCOUNTED_MESSAGES = 3_000
-"""Received before a round's clock starts, on both sides: more than a subscriber may have fetched beforehand."""
+"""Received before a round's clock starts, on both sides: joining the group and the first fetches are no rate."""
+ROUND_BYTES = 60_000_000
+"""Twice what a Kafka subscriber fetches ahead, so that fetching is part of what is measured."""
 STALL_S = 60.0
 """A round in which nothing moves for so long has failed."""
 OURS, BARE = "bench-ours", "bench-bare"
@@ -47,8 +49,8 @@ class Bare:
     name: str
     publish: Callable[[Sequence[bytes], Sequence[str]], float]
     """Bodies and their keys -> seconds until all were confirmed."""
-    receive: Callable[[int], float]
-    """Count -> seconds to receive and ack so many, from the first that came."""
+    receive: Callable[[int, int], float]
+    """Two counts -> seconds that a fresh subscriber takes to receive and ack the second after the first."""
     close: Callable[[], None]
     vendor_publish_per_s: Callable[[int], float] | None = None
     """Size in bytes -> messages/s of the vendor's tool on the same broker."""
@@ -65,33 +67,34 @@ def run(
     bare: Bare,
     *,
     sizes_bytes: Sequence[int] = SIZES_BYTES,
-    messages: int = 20_000,
+    round_bytes: int = ROUND_BYTES,
     batch_messages: int = 5_000,
     rounds: int = 7,
     seed: int = 1,
-) -> list[dict[str, Any]]:
-    """The rows of `testbed bench adapter --json`; `broker` was connected with `TOPOLOGY` (and a prefix), undeclared.
+) -> Iterator[dict[str, Any]]:
+    """The rows of `testbed bench adapter --json`, two a size as soon as they are known.
 
+    `broker` was connected with `TOPOLOGY` (and a prefix), undeclared.
     Declares it and deletes it again. The vendor's tool runs once a size, after the rounds.
     """
     admin = broker.admin()
     admin.declare()
-    publisher, subscriber = broker.publisher(), broker.subscriber(OURS)
+    publisher = broker.publisher()
     try:
-        rows: list[Result] = []
         for size_bytes in sizes_bytes:
-            rows += compare(publisher, subscriber, bare, size_bytes, messages, batch_messages, rounds, seed)
-        return [row.as_dict() for row in rows]
+            messages = max(round_bytes // size_bytes, 2 * UNCOUNTED_MESSAGES)
+            for row in compare(broker, publisher, bare, size_bytes, messages, batch_messages, rounds, seed):
+                yield row.as_dict()
     finally:
-        for thing in (publisher, subscriber, bare):
-            thing.close()
+        publisher.close()
+        bare.close()
         admin.delete()
         admin.close()
 
 
 def compare(
+    broker: Broker,
     publisher: Publisher,
-    subscriber: Subscriber,
     bare: Bare,
     size_bytes: int,
     messages: int,
@@ -99,22 +102,24 @@ def compare(
     rounds: int,
     seed: int,
 ) -> list[Result]:
-    """Publish and receive at one size. What a subscriber fetched while the publisher was at work is not counted."""
+    """Publish and receive at one size. Each round's subscriber is a fresh one: it has fetched nothing beforehand."""
     keys = [f"k-{number % KEYS}" for number in range(messages)]
     bodies = [b'{"x": "' + b"x" * (size_bytes - 9) + b'"}'] * messages
     batch = envelopes(keys, bodies)
-    # Each part starts with an uncounted batch: so many stay behind a round, and the next round starts with them.
-    counted = messages - UNCOUNTED_MESSAGES - 2 * TAKE_MESSAGES
+    counted = messages - UNCOUNTED_MESSAGES
 
     def ours() -> Rates:
         publish_s = publish_all(publisher, batch, batch_messages)
-        receive_rate(subscriber, UNCOUNTED_MESSAGES)
-        return Rates(messages / publish_s, receive_rate(subscriber, counted))
+        subscriber = broker.subscriber(OURS)
+        try:
+            receive_s(subscriber, UNCOUNTED_MESSAGES)
+            return Rates(messages / publish_s, counted / receive_s(subscriber, counted))
+        finally:
+            subscriber.close()
 
     def baseline() -> Rates:
         publish_s = bare.publish(bodies, keys)
-        bare.receive(UNCOUNTED_MESSAGES)
-        return Rates(messages / publish_s, counted / bare.receive(counted))
+        return Rates(messages / publish_s, counted / bare.receive(UNCOUNTED_MESSAGES, counted))
 
     pairs = alternate(ours, baseline, rounds)
     published = result_of(
@@ -158,23 +163,21 @@ def publish_all(publisher: Publisher, batch: Sequence[Envelope], batch_messages:
     return time.perf_counter() - started
 
 
-def receive_rate(subscriber: Subscriber, count: int) -> float:
-    """Messages/s received and acked, from the end of the first receive on; raises RuntimeError if they do not come."""
-    first = take(subscriber)
-    subscriber.ack(first)
-    received = 0
+def receive_s(subscriber: Subscriber, count: int) -> float:
+    """Seconds until exactly so many more were received and acked; raises RuntimeError if they do not come."""
+    left = count
     started = time.perf_counter()
-    while received < count:
-        batch = take(subscriber)
+    while left:
+        batch = take(subscriber, min(TAKE_MESSAGES, left))
         if malformed := next((delivery for delivery in batch if delivery.envelope is None), None):
             raise RuntimeError(f"a malformed message in the bench: {malformed.error}")
         subscriber.ack(batch)
-        received += len(batch)
-    return received / (time.perf_counter() - started)
+        left -= len(batch)
+    return time.perf_counter() - started
 
 
-def take(subscriber: Subscriber) -> Sequence[Delivery]:
-    batch = subscriber.receive(TAKE_MESSAGES, STALL_S)
+def take(subscriber: Subscriber, most_messages: int = TAKE_MESSAGES) -> Sequence[Delivery]:
+    batch = subscriber.receive(most_messages, STALL_S)
     if not batch:
         raise RuntimeError(f"nothing came for {STALL_S:g} s although more was published")
     return batch

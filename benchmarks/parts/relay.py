@@ -6,7 +6,7 @@ factories; nothing here names an adapter.
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from itertools import count
 from typing import Any
@@ -44,8 +44,8 @@ def run(
     seed: int = 1,
     options: RelayOptions | None = None,
     round_timeout_s: float = 120.0,
-) -> list[dict[str, Any]]:
-    """One row a strategy, as `testbed bench relay --json` prints them.
+) -> Iterator[dict[str, Any]]:
+    """One row a strategy, as `testbed bench relay --json` prints them, each as soon as it is known.
 
     `baseline_messages`: the naive relay sends at most its 1,000 rows a tick, so it gets fewer. Raises TimeoutError when
     a round does not end.
@@ -62,7 +62,6 @@ def run(
         finally:
             sender.close()
 
-    results = []
     for name in strategies:
         make = relay_factory(STRATEGIES[name])
         result = compare_rounds(
@@ -73,8 +72,7 @@ def run(
             name=name,
             baseline_name=BASELINE,
         )
-        results.append(result.as_dict())
-    return results
+        yield result.as_dict()
 
 
 class Outbox:

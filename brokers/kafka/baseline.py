@@ -91,13 +91,12 @@ class BareSubscriber:
         self._consumer.subscribe([topic])
 
     def receive_round(self, count: int, window: int = 500) -> float:
-        """Seconds from the first batch to the `count`-th message, batches of at most `window`.
+        """Seconds until so many more were received and their positions handed in, batches of at most `window`.
 
-        The first batch starts the clock and is not counted: joining the group is no part of the rate.
-        Raises RuntimeError when the messages do not come.
+        The first round also joins the group. Raises RuntimeError when the messages do not come.
         """
         deadline = monotonic() + ROUND_S
-        started, left = None, count
+        started, left = perf_counter(), count
         while left > 0:
             messages = self._consumer.consume(min(window, left), 0)
             if not messages and (message := self._consumer.poll(0.1)) is not None:
@@ -115,49 +114,13 @@ class BareSubscriber:
                     offsets=[TopicPartition(*place, offset) for place, offset in next_offsets.items()],
                     asynchronous=True,
                 )
-            if started is None and messages:
-                started = perf_counter()
-            elif messages:
-                left -= len(messages)
+            left -= len(messages)
             if monotonic() > deadline:
                 raise RuntimeError(f"the bare subscriber still waits for {left} messages")
-        return perf_counter() - (started or 0.0)
+        return perf_counter() - started
 
     def close(self) -> None:
         self._consumer.close()
-
-
-def publish_round(
-    config: KafkaConfig,
-    topic: str,
-    partitions: int,
-    bodies: Sequence[bytes],
-    keys: Sequence[str],
-    window: int,
-    headers: Headers = EVENT_HEADERS,
-) -> float:
-    """Seconds that the bare client needs to have all bodies confirmed by `topic`, at most `window` at a time.
-
-    Its producer is made, and has met the broker, before the clock starts. `headers` () leaves them away.
-    """
-    publisher = BarePublisher(config)
-    try:
-        publisher.publish_round(topic, partitions, bodies[:1], keys[:1], 1, headers)
-        return publisher.publish_round(topic, partitions, bodies, keys, window, headers)
-    finally:
-        publisher.close()
-
-
-def receive_round(config: KafkaConfig, topic: str, group: str, count: int, window: int = 500) -> float:
-    """Seconds that the bare client needs to read and commit `count` messages of `topic` as a member of `group`.
-
-    The clock starts with the first batch, which is not counted: the topic must hold `count` and one batch more.
-    """
-    subscriber = BareSubscriber(config, topic, group)
-    try:
-        return subscriber.receive_round(count, window)
-    finally:
-        subscriber.close()
 
 
 def vendor_publish_per_s(

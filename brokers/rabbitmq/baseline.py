@@ -109,9 +109,11 @@ class BareSubscriber:
         self._queues, self._prefetch = queues, max(1, prefetch_messages // len(queues))
 
     def receive_round(self, count: int) -> float:
-        """Seconds from the first delivery of this round to the ack of its `count`-th."""
+        """Seconds until so many more were received and acked; a few may have come with the round before it."""
         loop = self._connection.ioloop
-        self._wanted, self._started = self._count + count, 0.0
+        self._wanted += count
+        missing = self._wanted - self._count
+        started = perf_counter()
         timer = loop.call_later(ROUND_S, loop.stop)
         if not self._count:
             loop.add_callback_threadsafe(self._consume)
@@ -119,7 +121,7 @@ class BareSubscriber:
         loop.remove_timeout(timer)
         if self._count < self._wanted:
             raise RuntimeError(f"the bare subscriber still waits for {self._wanted - self._count} messages")
-        return perf_counter() - self._started
+        return (perf_counter() - started) * count / missing
 
     def close(self) -> None:
         _close(self._connection)
@@ -130,10 +132,10 @@ class BareSubscriber:
             self._channel.basic_consume(queue, self._on_message)
 
     def _on_message(self, channel: Any, method: Any, properties: Any, body: bytes) -> None:
-        self._started = self._started or perf_counter()
         self._got.append((method.delivery_tag, properties.headers, body))
         self._count += 1
-        if len(self._got) >= ACK_EVERY_MESSAGES or self._count == self._wanted:
+        # No later than a queue's whole prefetch, or a last queue would wait for acks that wait for it.
+        if len(self._got) >= min(ACK_EVERY_MESSAGES, self._prefetch) or self._count == self._wanted:
             channel.basic_ack(method.delivery_tag, multiple=True)
             self._got.clear()
             if self._count >= self._wanted:
@@ -187,8 +189,10 @@ class BareAioSubscriber:
 
     def receive_round(self, count: int) -> float:
         """As BareSubscriber's."""
-        self._wanted, self._started = self._count + count, 0.0
+        self._wanted += count
+        missing = self._wanted - self._count
         self._whole.clear()
+        started = perf_counter()
 
         async def receive_all() -> None:
             if not self._count:
@@ -199,12 +203,11 @@ class BareAioSubscriber:
             await self._whole.wait()
 
         self._loop.run_until_complete(asyncio.wait_for(receive_all(), ROUND_S))
-        return perf_counter() - self._started
+        return (perf_counter() - started) * count / missing
 
     async def _on_message(self, message: Any) -> None:
-        self._started = self._started or perf_counter()
         self._count += 1
-        if self._count % ACK_EVERY_MESSAGES == 0 or self._count == self._wanted:
+        if self._count % min(ACK_EVERY_MESSAGES, self._prefetch) == 0 or self._count == self._wanted:
             await message.ack(multiple=True)
         if self._count >= self._wanted:
             self._whole.set()
