@@ -4,11 +4,11 @@
 Not here: which topic and lane a record goes to (`publisher`), what a delivery is (`subscriber`).
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
-from itertools import chain, repeat
-from operator import itemgetter
+from itertools import repeat
+from operator import attrgetter, itemgetter
 from typing import Any
 
 import orjson
@@ -149,30 +149,35 @@ def _decode_alike(
     width = len(headers[0] or ())
     if width < 8 or None in values:
         return None
-    flat = list(chain.from_iterable(chain.from_iterable(found or () for found in headers)))
-    if flat[0::2] != list(_LAYOUT[:width]) * len(headers):
+    # Column by column: one step for all in C. What events of one type share is only compared with the first record's.
+    columns = list(zip(*(found or () for found in headers), strict=True))
+    count = len(headers)
+    if any(
+        _names(column).count(name) < count for name, column in zip(_LAYOUT[_SHARED:], columns[_SHARED:], strict=False)
+    ):
         return None
-    columns: list[list[Any]] = [flat[2 * number + 1 :: 2 * width] for number in range(width)]
     texts = bytes.decode
     nothing = repeat(None)
+    own: list[Any] = [map(_value, column) for column in columns[_SHARED:]]
     try:
-        constants = list(map(_constants, columns[0], columns[1], columns[3], columns[2], columns[4]))
-        ids = list(map(texts, columns[5]))
-        times = list(map(datetime.fromisoformat, map(texts, columns[7])))
-        if not all(ids) or any(time.tzinfo is not UTC for time in times):
+        constants = _constants_of(columns[:_SHARED])
+        ids = list(map(texts, own[0]))
+        times = list(map(datetime.fromisoformat, map(texts, own[2])))
+        if constants is None or not all(ids) or list(map(_time_zone, times)).count(UTC) < count:
             return None
+        sources, types, versions = constants
         rows = zip(
             ids,
             repeat(topic),
-            map(itemgetter(1), constants),
-            map(itemgetter(0), constants),
-            map(texts, columns[6]),
-            map(int, columns[8]) if width > 8 else nothing,
+            types,
+            sources,
+            map(texts, own[1]),
+            map(int, own[3]) if width > 8 else nothing,
             times,
             values,
-            map(itemgetter(2), constants),
-            map(texts, columns[9]) if width > 9 else nothing,
-            map(texts, columns[10]) if width > 10 else nothing,
+            versions,
+            map(texts, own[4]) if width > 9 else nothing,
+            map(texts, own[5]) if width > 10 else nothing,
             repeat(()),
             strict=False,
         )
@@ -180,6 +185,32 @@ def _decode_alike(
         return list(map(tuple.__new__, repeat(Envelope), rows))
     except (ValueError, TypeError):
         return None
+
+
+_SHARED = 5
+"""So many headers at the layout's start are the same in all events of one type."""
+_name, _value, _time_zone = itemgetter(0), itemgetter(1), attrgetter("tzinfo")
+
+
+def _names(column: Sequence[tuple[str, Any]]) -> list[str]:
+    return list(map(_name, column))
+
+
+def _constants_of(
+    columns: Sequence[Sequence[tuple[str, Any]]],
+) -> tuple[Iterable[str], Iterable[str], Iterable[int]] | None:
+    """Sources, types and schema versions of all records; None if one is laid out otherwise. Raises Malformed."""
+    first = [column[0] for column in columns]
+    if tuple(map(_name, first)) != _LAYOUT[:_SHARED]:
+        return None
+    if all(column.count(one) == len(column) for one, column in zip(first, columns, strict=True)):
+        source, type_, version = _constants(first[0][1], first[1][1], first[3][1], first[2][1], first[4][1])
+        return repeat(source), repeat(type_), repeat(version)
+    if any(_names(column).count(name) < len(column) for name, column in zip(_LAYOUT, columns, strict=False)):
+        return None
+    version_, media, sources, types, schemas = ([value for _, value in column] for column in columns)
+    found = list(map(_constants, version_, media, types, sources, schemas))
+    return map(itemgetter(0), found), map(itemgetter(1), found), map(itemgetter(2), found)
 
 
 def _decoded_or_not(

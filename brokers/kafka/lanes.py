@@ -3,8 +3,10 @@
 A new assignment of the same partition is a new Lane, so a delivery of the old one is recognised by its token.
 """
 
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import repeat
 
 from core.messaging.ports import Delivery
 
@@ -38,12 +40,11 @@ class Lane:
     def holds(self, offset: int) -> bool:
         return self.is_ours and offset in self.unacked
 
-    def settle(self, offset: int) -> bool:
-        """Whether it was this lane's to settle; not when the lane was given away, nor a second time."""
-        if not self.holds(offset):
-            return False
-        del self.unacked[offset]
-        return True
+    def settle(self, offsets: Iterable[int]) -> bool:
+        """Whether any was this lane's to settle; not when the lane was given away, nor a second time."""
+        before = len(self.unacked)
+        deque(map(self.unacked.pop, offsets, repeat(None)), maxlen=0)
+        return len(self.unacked) < before
 
     def wait(self, failed: Delivery, after_s: float, held: Sequence[Delivery], now_s: float) -> None:
         """Keep `failed` (one attempt more) and `held` until the time has come; what waits already comes after them."""

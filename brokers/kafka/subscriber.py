@@ -8,8 +8,9 @@ Not here: what a record means (`codec`), how a dead letter is confirmed (`publis
 
 import logging
 from collections.abc import Iterable, Sequence
-from itertools import repeat
-from operator import itemgetter
+from functools import partial
+from itertools import compress, repeat
+from operator import is_, itemgetter
 from threading import Event, RLock
 from time import monotonic
 from typing import Any, cast
@@ -35,6 +36,8 @@ SLICE_S = 0.1
 _PLAIN = (0, None, "", b"", (), None, None, None, None)
 """An event's Delivery but for envelope, topic, lane, token and key: attempts, redelivered, error, body, wire_headers |
 failure, failed_group, origin_topic, position."""
+_TOKEN, _FIRST, _SECOND = itemgetter(3), itemgetter(0), itemgetter(1)
+"""Of a Delivery its token; of a token its lane and its offset."""
 LEAVE_S = 5.0
 """What giving the lanes away may take; it is local but for the last commit, which waits for the broker's answer."""
 CONSUME_MESSAGES = 1_000_000
@@ -71,12 +74,11 @@ class KafkaSubscriber:
 
     def ack(self, deliveries: Sequence[Delivery]) -> None:
         with self._turn:
-            moved = self._moved
-            for delivery in deliveries:
-                token: Any = delivery.token
-                lane = token[0]
-                if lane.settle(token[1]):
-                    moved.add(lane)
+            tokens: list[Any] = list(map(_TOKEN, deliveries))
+            lanes = list(map(_FIRST, tokens))
+            for lane in dict.fromkeys(lanes):
+                if lane.settle(map(_SECOND, compress(tokens, map(partial(is_, lane), lanes)))):
+                    self._moved.add(lane)
             self._commit_moved()
 
     def retry(self, failed: Delivery, after_s: float, held: Sequence[Delivery] = ()) -> None:
@@ -220,12 +222,14 @@ class KafkaSubscriber:
             return self._decoded_by_lane(messages)
 
     def _decoded_by_lane(self, messages: Sequence[Message]) -> list[Delivery]:
-        by_lane: dict[tuple[str, int], list[Message]] = {}
-        for message in messages:
-            if (error := message.error()) is not None:
-                self._on_error(error)
-            else:
-                by_lane.setdefault((message.topic(), message.partition()), []).append(message)
+        errors = list(map(Message.error, messages))
+        if errors.count(None) < len(errors):
+            for error in errors:
+                if error is not None:
+                    self._on_error(error)
+            messages = [message for message, error in zip(messages, errors, strict=True) if error is None]
+        places = list(zip(map(Message.topic, messages), map(Message.partition, messages), strict=True))
+        by_lane = {place: list(compress(messages, map(place.__eq__, places))) for place in dict.fromkeys(places)}
         deliveries: list[Delivery] = []
         for place, of_lane in by_lane.items():
             # No lane: it was given away while these lay in the client's queue.
@@ -240,13 +244,9 @@ class KafkaSubscriber:
 
     def _events(self, lane: Lane, messages: Sequence[Message]) -> list[Delivery]:
         topic = port_topic(self._topology, lane.topic)
-        offsets = [message.offset() for message in messages]
-        decoded = decode_all(
-            topic,
-            [message.headers() for message in messages],
-            [message.key() for message in messages],
-            [message.value() for message in messages],
-        )
+        offsets = list(map(Message.offset, messages))
+        headers, keys, values = (list(map(part, messages)) for part in (Message.headers, Message.key, Message.value))
+        decoded = decode_all(topic, headers, keys, values)
         if Malformed in set(map(type, decoded)):
             return self._events_and_malformed(lane, messages, decoded)
         envelopes = cast(list[Envelope], decoded)
@@ -255,7 +255,7 @@ class KafkaSubscriber:
             taken = [(offset, event) for offset, event in zip(offsets, envelopes, strict=True) if event[2] in takes]
             self._pass_over(lane, len(messages) - len(taken))
             offsets, envelopes = [offset for offset, _ in taken], [event for _, event in taken]
-        lane.unacked.update(zip(offsets, repeat(None), strict=False))
+        lane.unacked.update(dict.fromkeys(offsets))
         # Deliveries are made by columns and without their constructor, as the envelopes are: this is the hot path.
         columns = (
             envelopes,
@@ -283,7 +283,7 @@ class KafkaSubscriber:
         return deliveries
 
     def _letters(self, lane: Lane, messages: Sequence[Message]) -> list[Delivery]:
-        lane.unacked.update(zip(map(Message.offset, messages), repeat(None), strict=False))
+        lane.unacked.update(dict.fromkeys(map(Message.offset, messages)))
         return [read_record(message, self._topology, (lane, message.offset())) for message in messages]
 
     def _pass_over(self, lane: Lane, count: int) -> None:

@@ -18,10 +18,10 @@ def delivery(lane: Lane, offset: int, key: str) -> Delivery:
 def test_the_position_is_the_first_message_that_is_not_acked() -> None:
     lane, _ = lane_with("a", "b", "c")
     assert lane.position() == 0
-    assert lane.settle(2)
-    assert lane.settle(1)
+    assert lane.settle([2])
+    assert lane.settle([1])
     assert lane.position() == 0
-    assert lane.settle(0)
+    assert lane.settle([0])
     assert lane.position() == 3
 
 
@@ -31,10 +31,10 @@ def test_a_lane_never_read_has_no_position_to_commit() -> None:
 
 def test_a_delivery_settles_once_and_not_after_its_lane_was_given_away() -> None:
     lane, _ = lane_with("a", "b")
-    assert lane.settle(0)
-    assert not lane.settle(0)
+    assert lane.settle([0])
+    assert not lane.settle([0])
     lane.abandon()
-    assert not lane.settle(1)
+    assert not lane.settle([1])
 
 
 def test_a_failed_message_comes_back_before_what_was_held_behind_it_and_what_came_later() -> None:
