@@ -65,6 +65,11 @@ class Metrics:
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(f"shop_{name}", text, labels, registry=self.registry)
 
+    def say(self, **settings: str) -> None:
+        """Show what the process was started with, as labels of one series that is always 1."""
+        info = Gauge("shop_info", "What the process was started with.", tuple(settings), registry=self.registry)
+        info.labels(**settings).set(1)
+
     def page(self) -> bytes:
         return generate_latest(self.registry)
 

@@ -169,6 +169,9 @@ def open_watch(settings: Settings, role: str) -> Watch:
     from testbed.metrics import Metrics
 
     metrics = Metrics()
+    metrics.say(
+        broker=settings.broker, publish_strategy=settings.publish_strategy, consume_strategy=settings.consume_strategy
+    )
     return Watch(recorder, metrics.probe(probe), metrics)
 
 
