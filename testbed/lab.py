@@ -212,7 +212,7 @@ class RunLab:
 
     def start_driver(self, plan: Mapping[str, Any]) -> None:
         command = [sys.executable, "-m", "locust", "-f", str(ROOT / "benchmarks" / "locustfile.py")]
-        command += ["--headless", "-u", "1", "-r", "1", "--only-summary", "--host", self._api_url]
+        command += ["--headless", "-u", "1", "-r", "1", "--only-summary", "--host", self._api_url, "OrderSource"]
         token = wiring.development_token(self._settings, "load-customer", ttl_s=86_400)
         self._driver = RoleProcess(
             "driver",
