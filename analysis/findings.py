@@ -141,7 +141,7 @@ def weaknesses(result: Result, typical_work_per_s: float | None = None) -> list[
                 f"the machine did {abs(drift):.0%} {'more' if drift > 0 else 'less'} work a second before it than usual"
             )
             found.append(Weakness("ran while the machine was not as fast as usual", f" is too noisy: {speed}."))
-    samples = result.latency_ms("commit_to_apply", "count") or 0
+    samples = result.latency_ms("commit_to_apply", "count") or result.latency_ms("request_to_receive", "count") or 0
     if samples < FEWEST_SAMPLES:
         found.append(
             Weakness(
@@ -264,6 +264,9 @@ def _figures(kafka: Result, rabbitmq: Result) -> list[tuple[str, str, Value]]:
         *((f"after {fault}, until confirmed and applied again", "s", recovery(fault)) for fault in faults),
         ("half of the effects committed within", "ms", lambda run: run.latency_ms("commit_to_apply", "p50")),
         ("99 % of the effects committed within", "ms", lambda run: run.latency_ms("commit_to_apply", "p99")),
+        ("half of the messages confirmed within", "ms", lambda run: run.latency_ms("request_to_confirm", "p50")),
+        ("99 % of the messages confirmed within", "ms", lambda run: run.latency_ms("request_to_confirm", "p99")),
+        ("99 % of the messages received within", "ms", lambda run: run.latency_ms("request_to_receive", "p99")),
         ("the broker's CPU a million messages", "s", lambda run: _used(run, "cpu_s_per_million")),
     ]
 

@@ -25,7 +25,8 @@ def squares(results: Sequence[Result]) -> list[Square]:
     found: dict[tuple[str, str, str], list[Result]] = {}
     for result in sorted(results, key=lambda result: bool(result.naive)):
         if result.naive or not result.variant:
-            key = (", ".join(result.naive) or "default", fault_of(result), result.broker)
+            shop = "no shop, the driver alone" if result.run.schedule.level == "broker" else "default"
+            key = (", ".join(result.naive) or shop, fault_of(result), result.broker)
             found.setdefault(key, []).append(result)
     return [_square(*key, runs) for key, runs in found.items()]
 

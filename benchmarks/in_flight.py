@@ -22,7 +22,7 @@ class PublishesInFlight:
     def any(self) -> bool:
         """Whether a process has handed a batch to the broker and has not yet written down its outcomes."""
         for path in self._history.glob("*.ndjson"):
-            if path.name.startswith(("relay-", "api-")):
+            if path.name.startswith(("relay-", "api-", "driver-")):
                 self._catch_up(path)
         return any(self._open.values())
 

@@ -29,7 +29,11 @@ SWEEP = (0.01, 0.05, 0.10, 0.25, 0.50, 0.75, 0.90, 1.00, 1.05)
 """Shares of the sustainable rate."""
 LAST = ("soak",)
 """So long that everything else is worth more in its time."""
-LEFT_TO_SETTINGS = {"steady": 20.0}
+BROKER_LEVEL = "broker-steady"
+"""What stands beside every case in which something else than the broker was the limit: worth more than its place."""
+BROKER_RATES_PER_S = (20_000, 50_000)
+"""Beside the scenario's own: to find where each broker, or the driver, gives way."""
+LEFT_TO_SETTINGS = {"steady": 20.0, "outbox-steady": 20.0, BROKER_LEVEL: 15.0}
 """Seconds of load of what has no fault to wait for."""
 WARM_UP_S = 3.0
 TAIL_S = 12.0
@@ -157,7 +161,7 @@ def full(sustainable_per_s: float | None, scenarios: Sequence[str] | None = None
     """Every pair of the whole matrix, the worthiest first. Without a sustainable rate there is no sweep."""
     known = names() if scenarios is None else list(scenarios)
     headline = [name for name in HEADLINE if name in known]
-    others = [name for name in known if name not in HEADLINE and name not in LAST]
+    others = [name for name in known if name not in (*HEADLINE, *LAST, BROKER_LEVEL)]
     last = [name for name in LAST if name in known]
     wanted: list[tuple[Cell, tuple[str, ...]]] = []
 
@@ -182,6 +186,13 @@ def full(sustainable_per_s: float | None, scenarios: Sequence[str] | None = None
                         _timing(WARM_UP_S, SWEEP_S), overload=share >= 1)  # fmt: skip
             wanted.append((cell, BROKERS))
     vary("tiers, queue types and clients", TIERS)
+    if BROKER_LEVEL in known:
+        scenario = load_scenario(BROKER_LEVEL)
+        take("broker level", [BROKER_LEVEL])
+        for rate_per_s in BROKER_RATES_PER_S:
+            variant = (f"load.rate_per_s={rate_per_s}",)
+            cell = Cell("broker level", scenario, "", 1, variant, shortened(scenario), overload=True)
+            wanted.append((cell, BROKERS))
     vary("strategies", STRATEGIES)
     take("scenarios", others)
     vary("strategies", MORE_STRATEGIES)

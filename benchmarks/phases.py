@@ -14,14 +14,18 @@ from typing import Any, Protocol
 
 from benchmarks.calibration import work_per_s
 from benchmarks.in_flight import PublishesInFlight, dead_letters, in_flight_during, unknown_outcomes
-from benchmarks.scenario import Fault, Scenario
+from benchmarks.scenario import Fault, Load, Scenario
 from faults.catalogue import FAULTS, Lab
 from faults.injector import Injector, Planned, Struck
 from history.recorder import Recorder
 
 DRIVER_START_S = 3.0
 """Between starting the load driver and its first arrival: imports and connections."""
+PREPARE_S = 4e-6
+"""An arrival of a driver below the API, which makes its whole schedule beforehand."""
 SETTLE_POLL_S = 0.25
+AT_WORK = {"api": {"api", "relays", "consumers"}, "outbox": {"relays", "consumers"}, "broker": {"consumers"}}
+"""Level of the load -> the roles that have a part in the run; at broker level a consumer is a receiver."""
 EVIDENCE_S = 15.0
 """A broker fault's unknown outcomes come at the latest so long after it was healed: the publish time-out and more."""
 
@@ -30,7 +34,7 @@ class System(Lab, Protocol):
     """The system under test with its real services and processes."""
 
     def start(self) -> None:
-        """Services, an empty database, the topology, every role; returns when the API answers."""
+        """Services, an empty database, the topology, every role; returns when all are at work."""
 
     def start_driver(self, plan: Mapping[str, Any]) -> None: ...
 
@@ -49,7 +53,7 @@ class System(Lab, Protocol):
         """Fresh processes; returns when they are at work."""
 
     def backlog(self) -> int | None:
-        """Messages still owed: rows of the outbox that are not held by a parked key + lag of every group.
+        """Messages still owed: rows of the outbox (if any) not held by a parked key + lag of every group.
 
         None while the database or the broker cannot tell.
         """
@@ -124,7 +128,7 @@ class _Run:
         self.show(Moment("start", 15))
         self.work_per_s = work_per_s()
         self.system.start()
-        self.start_ns = time.time_ns() + int((DRIVER_START_S + load.warm_up_s) * 1e9)
+        self.start_ns = time.time_ns() + int((driver_start_s(load) + load.warm_up_s) * 1e9)
         self.system.start_driver({"load": load.model_dump(), "seed": self.seed, "start_ns": self.start_ns})
         self.recorder.phase("warm_up")
         in_flight = PublishesInFlight(self.folder / "history")
@@ -224,7 +228,7 @@ class _Run:
                 "start_ns": self.start_ns,
                 "drain_s": self.scenario.drain_s,
             },
-            "roles": self.scenario.roles.model_dump(exclude={"groups"}),
+            "roles": self.scenario.roles.model_dump(include=AT_WORK[load.level]),
             "plan": self.scenario.model_dump(mode="json"),
             "faults": [self._told(planned) for planned in self._all_struck()],
             "history_files": self.system.history_files(),
@@ -259,6 +263,11 @@ class _Run:
             if not letters:
                 told |= {"fired_at_s": None, "missed": "it struck, but nothing was given up"}
         return told
+
+
+def driver_start_s(load: Load) -> float:
+    """Between starting the driver and the first arrival of its warm-up."""
+    return DRIVER_START_S + (0.0 if load.level == "api" else load.expected_arrivals * PREPARE_S)
 
 
 def _planned(fault: Fault, in_flight: PublishesInFlight) -> Planned:

@@ -38,9 +38,15 @@ class _Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class Load(_Part):
-    """Arrivals of orders at the API, open loop."""
+MOST_ARRIVALS = 20_000_000
+"""Of one run below the API: its driver holds the whole schedule in memory, 16 bytes an arrival."""
 
+
+class Load(_Part):
+    """Arrivals, open loop: orders at the API, or events below it."""
+
+    level: Literal["api", "outbox", "broker"] = "api"
+    """Where they enter: by HTTP; as rows of the outbox; or straight at the broker, with no database on the path."""
     shape: Literal["constant", "ramp", "spike", "wave"] = "constant"
     arrivals: Literal["poisson", "even"] = "poisson"
     rate_per_s: float = Field(gt=0, le=100_000)
@@ -54,6 +60,22 @@ class Load(_Part):
     """Share of the arrivals that look at a product instead of ordering: one event each, whose key is the product."""
     hot_ratio: float = Field(0, ge=0, le=1)
     """Share of the choices that fall on product 1."""
+    body_bytes: int = Field(400, ge=64, le=1_000_000)
+    """Below the API: size of each event's body. There every arrival is one event, whose key is the product."""
+
+    @property
+    def expected_arrivals(self) -> float:
+        """At most: shapes other than `constant` have fewer."""
+        return self.rate_per_s * (self.warm_up_s + self.duration_s)
+
+    @model_validator(mode="after")
+    def _fits_in_memory(self) -> "Load":
+        if self.level != "api" and self.expected_arrivals > MOST_ARRIVALS:
+            raise ValueError(
+                f"about {self.expected_arrivals:,.0f} arrivals at {self.rate_per_s:g}/s; level = {self.level} holds "
+                f"{MOST_ARRIVALS:,} at most, so shorten duration_s or lower rate_per_s"
+            )
+        return self
 
 
 SELLING = "order-saga,inventory-service,payment-service,order-service,product-metrics"
@@ -89,6 +111,11 @@ class Fault(_Part):
         return name
 
 
+EVERYWHERE = frozenset(fault.target for fault in FAULTS.values())
+STRUCK = {"api": EVERYWHERE, "outbox": EVERYWHERE - {"api"}, "broker": frozenset({"broker", "network"})}
+"""Level of the load -> what a fault can strike there: nothing that takes no part in the run."""
+
+
 class Scenario(_Part):
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")
     question: str = Field(min_length=10)
@@ -120,6 +147,11 @@ class Scenario(_Part):
         if self.faults and self.random_faults:
             raise ValueError("faults: they are either listed or drawn (random_faults), not both")
         for fault in self.faults:
+            if FAULTS[fault.fault].target not in STRUCK[self.load.level]:
+                raise ValueError(
+                    f"faults: {fault.fault} strikes the {FAULTS[fault.fault].target}, which has no part in a run with "
+                    f"load.level = {self.load.level}"
+                )
             if fault.at_s + fault.for_s > self.load.duration_s:
                 raise ValueError(
                     f"faults: {fault.fault} at {fault.at_s:g} s for {fault.for_s:g} s ends after the load "

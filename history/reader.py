@@ -5,7 +5,7 @@ Every other damage is named by file and line: a history that cannot be read whol
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import orjson
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -28,6 +28,8 @@ class PlannedFault(BaseModel):
 
 class Schedule(BaseModel):
     model_config = ConfigDict(extra="allow", frozen=True)
+    level: Literal["api", "outbox", "broker"] = "api"
+    """Where the load entered. At broker level nothing but the history tells of the run: it has no ledger."""
     rate_per_s: float | None = None
     warm_up_s: float = 0.0
     load_s: float | None = None

@@ -61,11 +61,24 @@ class Recorder:
             line["outcomes"] = outcomes
         self._write(line)
 
-    def requested(self, ids: Sequence[str], intended_ns: Sequence[int]) -> None:
-        """Idempotency keys about to be sent, each with the time the schedule wanted it sent."""
-        if len(ids) != len(intended_ns):
-            raise ValueError(f"requested has {len(ids)} ids and {len(intended_ns)} intended times")
-        self._write({"t_ns": self.now_ns(), "step": "requested", "ids": ids, "intended_ns": intended_ns})
+    def requested(
+        self,
+        ids: Sequence[str],
+        intended_ns: Sequence[int],
+        keys: Sequence[str] | None = None,
+        sequences: Sequence[int] | None = None,
+    ) -> None:
+        """Idempotency keys about to be sent, each with the time the schedule wanted it sent.
+
+        `keys`, `sequences`: of events that no database keeps, what fixes their order.
+        """
+        line: dict[str, Any] = {"t_ns": self.now_ns(), "step": "requested", "ids": ids, "intended_ns": intended_ns}
+        if keys is not None and sequences is not None:
+            line |= {"keys": keys, "sequences": sequences}
+        for name in ("intended_ns", "keys", "sequences"):
+            if name in line and len(line[name]) != len(ids):
+                raise ValueError(f"requested has {len(ids)} ids and {len(line[name])} of {name}")
+        self._write(line)
 
     def answered(self, ids: Sequence[str], outcomes: Sequence[str]) -> None:
         """What the API answered: acknowledged, rejected, or unknown (silence, a broken connection, a 5xx)."""

@@ -36,7 +36,10 @@ OUTCOMES: Final[dict[str, frozenset[str]]] = {
 """Steps that say one word an id, and the words they may say."""
 
 PHASES: Final = ("warm_up", "load", "heal", "drain", "check")
-PARTS: Final = ("broker", "database", "api", "relay", "consumer", "driver")
+PARTS: Final = ("broker", "database", "api", "relay", "consumer", "receiver", "driver")
+
+RECEIVER: Final = "receiver"
+"""At broker level: the role that receives and acks, and the consumer group it is alone in."""
 
 EVENT_LINES: Final = frozenset(
     {"opened", "closed", "skipped", "malformed", "phase", "fault", "recovered", "sample", "lag", "outbox"}

@@ -19,7 +19,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 
 from analysis.verdict import Verdict, write_verdict
 from benchmarks.phases import Moment, RunBroken, run_experiment
-from benchmarks.scenario import Fault, Scenario, ScenarioError, changed, load_scenario, names, place
+from benchmarks.scenario import STRUCK, Fault, Scenario, ScenarioError, changed, load_scenario, names, place
 from faults.catalogue import FAULTS
 from faults.network import Proxy
 from faults.schedule import drawable, random_schedule
@@ -27,7 +27,7 @@ from history.recorder import Recorder
 from servers.lifecycle import ServerFailed
 from servers.process import free_ports
 from testbed import services, wiring
-from testbed.lab import RunLab
+from testbed.driven_lab import LABS
 from testbed.services import Services
 from testbed.settings import SEAMS, SettingError, Settings, read_settings
 
@@ -138,6 +138,8 @@ def prepare(scenario: str, broker: str, seed: int, sets: list[str]) -> tuple[Sce
     wiring.groups(settings)
     absent = frozenset() if wiring.has_relay(settings) else frozenset({"relay"})
     planned = _drawn(changed(planned, **parts), seed, absent)
+    if planned.load.level == "outbox" and absent:
+        raise SettingError(f"load.level=outbox: PUBLISH_STRATEGY={settings.publish_strategy} has no outbox to write to")
     lacking = planned.needs & (services.lacks(settings.broker) | absent)
     if lacking:
         faults = ", ".join(fault.fault for fault in planned.faults if FAULTS[fault.fault].needs in lacking)
@@ -166,7 +168,8 @@ def _drawn(scenario: Scenario, seed: int, absent: frozenset[str]) -> Scenario:
     if not scenario.random_faults:
         return scenario
     try:
-        drawn = random_schedule(seed, scenario.random_faults, scenario.load.duration_s, drawable(absent))
+        able = [name for name in drawable(absent) if FAULTS[name].target in STRUCK[scenario.load.level]]
+        drawn = random_schedule(seed, scenario.random_faults, scenario.load.duration_s, able)
     except ValueError as error:
         raise ScenarioError(f"{scenario.name}: {error}") from error
     return changed(scenario, random_faults=0, faults=[_fault(*fault).model_dump() for fault in drawn])
@@ -210,7 +213,7 @@ def run_once(
         show(Moment("start", 20, "services"))
         with services_of(scenario, settings.broker, home, provider) as (running, proxy):
             recorder = Recorder(folder / "history", "parent")
-            lab = RunLab(running, settings, scenario, folder, recorder, proxy)
+            lab = LABS[scenario.load.level](running, settings, scenario, folder, recorder, proxy)
             try:
                 run_experiment(scenario, settings.broker, settings.seed, lab, recorder, folder, show, sets)
             except RunBroken as error:

@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -30,11 +30,11 @@ from benchmarks.phases import RunBroken
 from benchmarks.scenario import Scenario
 from core.commands.catalogue import seed_catalogue
 from core.domain.events import EVENT_TYPES
-from core.effects.table import Group
 from core.journey import Step
 from core.messaging.envelope import Envelope
 from core.messaging.errors import BrokerError
-from core.messaging.ports import Lag
+from core.messaging.ports import Admin, Lag
+from core.messaging.topology import Topology
 from core.outbox.rows import add_events
 from core.outbox.storage import measure_depth
 from core.storage.database import create_database_engine, wait_for_database
@@ -58,6 +58,13 @@ AGAIN_TIMEOUT_S = 15.0
 
 
 class RunLab:
+    """With the whole shop, its load entering by HTTP. `driven_lab` holds those whose load enters below."""
+
+    DRIVER_EXITS: tuple[int | None, ...] = (None, 0, 1)
+    """Locust's own answer to a failed request is exit code 1; what failed is judged from the history."""
+    CONSUMES = "consumer"
+    """The role that reads to the end in the drain."""
+
     def __init__(
         self,
         services: Services,
@@ -81,10 +88,12 @@ class RunLab:
         self._outside_record = folder / "ledger" / "outside_calls.ndjson"
         self._database_name = f"run_{uuid.uuid4().hex[:12]}"
         self._settings = settings.model_copy(update={**self._addresses(), "topic_prefix": f"{self._database_name}."})
+        (self._folder / "logs").mkdir(parents=True, exist_ok=True)
         self._roles: list[RoleProcess] = []
         self._driver: RoleProcess | None = None
         self._sampler: Sampler | None = None
         self._database: wiring.Database | None = None
+        self._admin: Admin | None = None
         self._admin_lock = threading.Lock()
 
     # faults.catalogue.Lab
@@ -190,39 +199,14 @@ class RunLab:
         wait_for_database(self._database.engine, 30)
         self._database.create()
         seed_catalogue(self._database.engine, self._database.shop, self._scenario.load.products)
-        self._broker = wiring.connect_broker(self._settings)
-        self._admin = self._broker.admin()
-        self._admin.declare()
-        (self._folder / "logs").mkdir(parents=True, exist_ok=True)
-        self._roles = [
-            self._role(
-                "outside-world", "outside-world", f"--port={self._outside_port}", f"--record={self._outside_record}"
-            ),
-            self._role("api", "serve"),
-        ]
-        if wiring.has_relay(self._settings):
-            self._roles += [self._role(f"relay-{n}", "relay") for n in range(1, self._scenario.roles.relays + 1)]
-        self._roles += [self._role(f"consumer-{n}", "consume") for n in range(1, self._scenario.roles.consumers + 1)]
-        for process in self._roles:
-            process.start()
-        self._wait_for_api()
-        self._wait_for_history()
-        self._sampler = Sampler(self, self._recorder)
-        self._sampler.start()
+        self._connect()
+        self._start_roles(self._planned_roles())
 
     def start_driver(self, plan: Mapping[str, Any]) -> None:
         command = [sys.executable, "-m", "locust", "-f", str(ROOT / "benchmarks" / "locustfile.py")]
         command += ["--headless", "-u", "1", "-r", "1", "--only-summary", "--host", self._api_url, "OrderSource"]
         token = wiring.development_token(self._settings, "load-customer", ttl_s=86_400)
-        self._driver = RoleProcess(
-            "driver",
-            command,
-            self._folder / "logs" / "driver.log",
-            {"LOAD_PLAN": json.dumps({**plan, "token": token}), "PYTHONPATH": str(ROOT), **self._environment()},
-        )
-        # Locust's own answer to a failed request is exit code 1; what failed is judged from the history.
-        self._driver.mortal = True
-        self._driver.start()
+        self._start_driver(command, {**plan, "token": token}, {"PYTHONPATH": str(ROOT), **self._environment()})
 
     def is_driving(self) -> bool:
         return self._driver is not None and self._driver.exit_code is None
@@ -234,7 +218,7 @@ class RunLab:
                     f"{process.name} ended by itself with {process.exit_code}; its log {process.log.name} ends:\n"
                     f"{tail(process.log)}"
                 )
-        if self._driver is not None and self._driver.exit_code not in (None, 0, 1):
+        if self._driver is not None and self._driver.exit_code not in self.DRIVER_EXITS:
             raise RunBroken(f"the load driver ended with {self._driver.exit_code}:\n{tail(self._driver.log)}")
 
     def restart_missing(self) -> None:
@@ -247,12 +231,12 @@ class RunLab:
         self._wait_for_api()
 
     def stop_consumers(self) -> None:
-        for process in self._of("consumer"):
+        for process in self._of(self.CONSUMES):
             process.mortal = True
             process.end()
 
     def start_consumers(self) -> None:
-        for process in self._of("consumer"):
+        for process in self._of(self.CONSUMES):
             process.start()
         self._wait_for_history()
 
@@ -286,7 +270,8 @@ class RunLab:
 
     def export_ledger(self, folder: Path) -> None:
         assert self._database is not None
-        export_ledger(self._database.engine, folder, self.groups)
+        by_driver = self._scenario.load.level == "outbox"
+        export_ledger(self._database.engine, folder, wiring.groups(self._settings), by_driver)
 
     def history_files(self) -> list[str]:
         """Every file there is, and a name that is not there for each process that never opened one."""
@@ -328,8 +313,9 @@ class RunLab:
             process.signal(signal.SIGCONT)
             process.signal(signal.SIGKILL)
             process.wait(STOP_TIMEOUT_S)
-        if self._database is not None:
+        if self._admin is not None:
             self._admin.close()
+        if self._database is not None:
             self._database.engine.dispose()
 
     # Inside.
@@ -346,7 +332,7 @@ class RunLab:
         return parts
 
     @property
-    def groups(self) -> Mapping[str, Group]:
+    def groups(self) -> Collection[str]:
         return wiring.groups(self._settings)
 
     @property
@@ -354,10 +340,49 @@ class RunLab:
         assert self._database is not None
         return self._database
 
+    @property
+    def kept_in(self) -> wiring.Database | None:
+        return self._database
+
     def lag(self, group: str) -> Mapping[str, Lag]:
+        assert self._admin is not None
         # An admin is for one thread at a time; the sampler and the drain both ask.
         with self._admin_lock:
             return self._admin.lag(group)
+
+    def _connect(self, shape: Topology | None = None) -> None:
+        self._broker = wiring.connect_broker(self._settings, shape)
+        self._admin = self._broker.admin()
+        self._admin.declare()
+
+    def _planned_roles(self) -> list[RoleProcess]:
+        outside = ("outside-world", f"--port={self._outside_port}", f"--record={self._outside_record}")
+        return [self._role("outside-world", *outside), self._role("api", "serve"), *self._relays_and_consumers()]
+
+    def _relays_and_consumers(self) -> list[RoleProcess]:
+        planned = self._scenario.roles
+        relays = planned.relays if wiring.has_relay(self._settings) else 0
+        return [
+            *(self._role(f"relay-{n}", "relay") for n in range(1, relays + 1)),
+            *(self._role(f"consumer-{n}", "consume") for n in range(1, planned.consumers + 1)),
+        ]
+
+    def _start_roles(self, roles: Sequence[RoleProcess]) -> None:
+        """Returns when all are at work; from then on they are sampled."""
+        self._roles = list(roles)
+        for process in self._roles:
+            process.start()
+        self._wait_for_api()
+        self._wait_for_history()
+        self._sampler = Sampler(self, self._recorder)
+        self._sampler.start()
+
+    def _start_driver(self, command: list[str], plan: Mapping[str, Any], environment: Mapping[str, str]) -> None:
+        log = self._folder / "logs" / "driver.log"
+        self._driver = RoleProcess("driver", command, log, {"LOAD_PLAN": json.dumps(plan), **environment})
+        # `check_alive` knows how it may end.
+        self._driver.mortal = True
+        self._driver.start()
 
     @property
     def _api_url(self) -> str:
@@ -399,18 +424,16 @@ class RunLab:
             "HISTORY_DIR": str(self._folder / "history"),
         }
 
-    def _role(self, name: str, command: str, *options: str) -> RoleProcess:
-        environment = {
-            **wiring.as_environment(self._through_proxy()),
-            **self._environment(),
-            "API_PORT": str(self._port),
-        }
-        return RoleProcess(
-            name,
-            [sys.executable, "-m", "testbed.cli", command, *options],
-            self._folder / "logs" / f"{name}.log",
-            environment,
-        )
+    def _role(self, name: str, *words: str) -> RoleProcess:
+        return self._process(name, "testbed.cli", *words)
+
+    def _process(self, name: str, module: str, *words: str) -> RoleProcess:
+        log = self._folder / "logs" / f"{name}.log"
+        return RoleProcess(name, [sys.executable, "-m", module, *words], log, self._role_environment())
+
+    def _role_environment(self) -> dict[str, str]:
+        addresses = wiring.as_environment(self._through_proxy())
+        return {**addresses, **self._environment(), "API_PORT": str(self._port)}
 
     def _of(self, role: str) -> list[RoleProcess]:
         return [process for process in self._roles if process.name.partition("-")[0] == role]

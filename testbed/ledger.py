@@ -33,14 +33,21 @@ _QUERIES = {
 }
 
 
-def export_ledger(engine: Engine, folder: Path, groups: Mapping[str, Group]) -> None:
+WRITTEN_BY_DRIVER = (
+    "SELECT event_id AS idempotency_key, NULL AS order_id FROM event WHERE correlation_id = event_id::text"
+)
+"""In place of `requests` where no API answered: the driver's own writes, each its own request."""
+
+
+def export_ledger(engine: Engine, folder: Path, groups: Mapping[str, Group], by_driver: bool = False) -> None:
     """One repeatable-read snapshot of every table, streamed: ten million rows need no memory."""
     folder.mkdir(parents=True, exist_ok=True)
     connection = engine.raw_connection()
     try:
         cursor = connection.cursor()
         cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
-        for name, query in _QUERIES.items():
+        queries = _QUERIES | ({"requests": WRITTEN_BY_DRIVER} if by_driver else {})
+        for name, query in queries.items():
             with (folder / f"{name}.ndjson").open("wb") as file, cursor.copy(_as_lines(query)) as rows:
                 # COPY's text form doubles backslashes; JSON text holds no raw control characters to escape besides.
                 for block in rows:

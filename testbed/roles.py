@@ -82,7 +82,7 @@ def relay(settings: Settings) -> None:
     watch = wiring.open_watch(settings, "relay")
     database = wiring.open_database(settings)
     broker = wiring.connect_broker(settings)
-    stop = _stop_on_signal()
+    stop = stop_on_signal()
     _show_metrics(settings, watch, database)
     try:
         wiring.relay(settings, database, broker, watch.probe).run(stop)
@@ -101,7 +101,7 @@ def consume(settings: Settings, groups: Sequence[str]) -> None:
     watch = wiring.open_watch(settings, "consumer")
     database = wiring.open_database(settings, pool_connections=4 + 2 * len(known))
     broker = wiring.connect_broker(settings)
-    stop = _stop_on_signal()
+    stop = stop_on_signal()
     if watch.metrics is not None:
         watch.metrics.ask_lag(broker, groups or known, settings.lag_alarm_messages)
     _show_metrics(settings, watch, database)
@@ -218,7 +218,8 @@ def _thread(name: str, run: Callable[[], None]) -> threading.Thread:
     return threading.Thread(target=run, name=name, daemon=True)
 
 
-def _stop_on_signal() -> threading.Event:
+def stop_on_signal() -> threading.Event:
+    """Set on SIGTERM and ^C: a role finishes what it began."""
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())

@@ -20,7 +20,8 @@ class Sampled(Protocol):
     """The system that is looked at."""
 
     @property
-    def database(self) -> Database: ...
+    def kept_in(self) -> Database | None:
+        """The database that holds the outbox; None where there is none."""
 
     @property
     def groups(self) -> Iterable[str]: ...
@@ -55,9 +56,11 @@ class Sampler(threading.Thread):
             for part, pids in parts.items():
                 self._sample(part, pids, network_bytes.get(part))
             # A broker or database that is being broken on purpose cannot tell; the gap in the series is the truth.
-            with contextlib.suppress(SQLAlchemyError), self._lab.database.engine.connect() as connection:
-                depth = measure_depth(connection, self._lab.database.messaging)
-                self._recorder.outbox(depth.depth_messages, depth.age_s)
+            database = self._lab.kept_in
+            if database is not None:
+                with contextlib.suppress(SQLAlchemyError), database.engine.connect() as connection:
+                    depth = measure_depth(connection, database.messaging)
+                    self._recorder.outbox(depth.depth_messages, depth.age_s)
             with contextlib.suppress(BrokerError):
                 for group in self._lab.groups:
                     for topic, lag in self._lab.lag(group).items():

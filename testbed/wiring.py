@@ -40,6 +40,7 @@ from core.inbox.worker import Worker, WorkerOptions
 from core.journey import NoProbe, Probe
 from core.messaging.envelope import Envelope
 from core.messaging.ports import Broker, Delivery, Subscriber
+from core.messaging.topology import Topology
 from core.outbox.doorbell import Doorbell
 from core.outbox.relay import RelayOptions
 from core.outbox.rows import EventSink, OutboxSink
@@ -103,9 +104,9 @@ def groups(settings: Settings) -> Mapping[str, Group]:
     return chosen
 
 
-def connect_broker(settings: Settings) -> Broker:
-    """The adapter that BROKER names, for the shop's topology, and no other's modules. Nothing connects yet."""
-    shape = topology(settings.partitions, settings.topic_prefix, settings.audit, groups(settings))
+def connect_broker(settings: Settings, shape: Topology | None = None) -> Broker:
+    """The adapter that BROKER names, for the shop's topology or another, and no other's modules. Nothing connects."""
+    shape = shape or topology(settings.partitions, settings.topic_prefix, settings.audit, groups(settings))
     try:
         match settings.broker:
             case "kafka":

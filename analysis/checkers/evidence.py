@@ -68,7 +68,7 @@ def lives(facts: Facts, ids: Iterable[str]) -> dict[str, list[Moment]]:
     )
     for text, at_ms, *rest in seen:
         found[text].append(Moment(round(at_ms, 3), *rest))
-    for text, *row in facts.rows(_LEDGER_ROWS):
+    for text, *row in facts.rows(_DRIVEN_ROWS if facts.at_broker else _LEDGER_ROWS):
         found[text].append(Moment(None, *row))
     return found
 
@@ -92,11 +92,19 @@ SELECT text, step, g, outcome, source FROM (
 """
 
 
+_DRIVEN_ROWS = """
+SELECT r.text, CASE WHEN is_promised THEN 'confirmed by the broker' ELSE 'never confirmed' END, NULL,
+    aggregate_type || ' ' || aggregate_id || ' version ' || sequence, 'history'
+FROM event e JOIN related r ON r.id = e.id ORDER BY r.text
+"""
+"""At broker level there is no ledger; that an event was promised follows from its outcomes."""
+
+
 def _texts(facts: Facts, ids: set[Any]) -> dict[Any, str]:
     """Ids in the words of the files: a UUID is its own text, any other was kept beside its digest."""
     kept = facts.rows(
         """SELECT id, any_value(text) FROM (SELECT id, text FROM seen WHERE text IS NOT NULL UNION ALL
-            SELECT id, text FROM event WHERE try_cast(text AS UUID) IS NULL)
+            SELECT id, text FROM event WHERE text IS NOT NULL AND try_cast(text AS UUID) IS NULL)
         WHERE id IN (SELECT unnest(?)) GROUP BY id""",
         list(ids),
     )

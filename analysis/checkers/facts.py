@@ -5,8 +5,11 @@ file (and the line, where it is one) for anything but a torn last line. Changes 
 
     seen         t_ns, step, g (group), id, outcome, intended_ns, process    one row an id a line
     said         the lines without ids: phase, fault, sample, lag, outbox, malformed, skipped, recovered
-    event        id, topic, type, aggregate_type, aggregate_id, sequence, correlation    C of the definitions
+    event        id, topic, type, aggregate_type, aggregate_id, sequence, correlation, is_promised    C, where promised
     inbox, effect, failed, pending, request, subscription                                the other ledger files
+
+Of a run at broker level, which has no ledger, the history alone fills them: `event` is what was attempted, promised is
+what the broker confirmed, and an effect is the first delivery (docs/decisions, `broker-level-promise`).
 """
 
 import shutil
@@ -20,10 +23,13 @@ from typing import Any
 import duckdb
 
 from history.reader import BrokenHistory, RunFile, history_paths, read_run, torn_at
-from history.records import FORMAT, ID_STEPS, OUTCOMES
+from history.records import FORMAT, ID_STEPS, OUTCOMES, RECEIVER
 
 DEAD_LETTER_GROUP = "dead-letter-service"
 """Reads dead letters into `failed_event`: that table is its account, so it has no group account of its own."""
+
+DRIVEN = "driven"
+"""Type of every event at broker level."""
 
 MEMORY_LIMIT = "1400MB"
 """For DuckDB; the rest of the process stays below 2 GiB with it."""
@@ -94,6 +100,11 @@ class Facts:
         row = self.database.execute(sql, values).fetchone()
         return None if row is None else row[0]
 
+    @property
+    def at_broker(self) -> bool:
+        """Driver and receiver spoke to the broker, and no database kept anything."""
+        return self.run.schedule.level == "broker"
+
     def has_ledger(self, name: str) -> bool:
         return (self.folder / "ledger" / f"{name}.ndjson").is_file()
 
@@ -114,10 +125,16 @@ def load(folder: Path) -> Iterator[Facts]:
             raise BrokenHistory(f"{folder.name}/history holds no file: nothing was written down")
         _read_history(database, whole)
         _check_words(database)
+        facts = Facts(folder, run, database, missing, torn)
         for name in LEDGER:
-            read_ledger(database, folder, name, LEDGER[name])
+            if facts.at_broker:
+                database.execute(f"CREATE TABLE ledger_{name} ({_shape(LEDGER[name])})")
+            else:
+                read_ledger(database, folder, name, LEDGER[name])
         _tables(database)
-        yield Facts(folder, run, database, missing, torn)
+        if facts.at_broker:
+            _tables_from_history(database, whole)
+        yield facts
 
 
 def read_ledger(
@@ -252,7 +269,8 @@ def _check_words(database: duckdb.DuckDBPyConnection) -> None:
 def _tables(database: duckdb.DuckDBPyConnection) -> None:
     for sql in (
         """CREATE TABLE event AS SELECT as_id(event_id) AS id, topic, event_type AS type, aggregate_type, aggregate_id,
-            sequence, as_id(correlation_id) AS correlation, correlation_id, event_id AS text FROM ledger_events""",
+            sequence, as_id(correlation_id) AS correlation, correlation_id, event_id AS text, true AS is_promised
+            FROM ledger_events""",
         """CREATE TABLE inbox AS SELECT "group" AS g, as_id(event_id) AS id, outcome, reason FROM ledger_inbox""",
         """CREATE TABLE effect AS
             SELECT "group" AS g, as_id(event_id) AS id, effect, applied_no FROM ledger_effects""",
@@ -272,3 +290,43 @@ def _tables(database: duckdb.DuckDBPyConnection) -> None:
     twice = database.execute("SELECT any_value(text) FROM event GROUP BY id HAVING count(*) > 1 LIMIT 1").fetchone()
     if twice:
         raise BrokenHistory(f"ledger/events.ndjson names {twice[0]} twice: the database forbids that")
+
+
+def _shape(columns: Mapping[str, str]) -> str:
+    return ", ".join(f'"{name}" {type_}' for name, type_ in columns.items())
+
+
+def _tables_from_history(database: duckdb.DuckDBPyConnection, paths: Sequence[Path]) -> None:
+    """Fill `event`, `subscription` and `effect` of a run at broker level."""
+
+    def lines(role: str, columns: Mapping[str, str]) -> str:
+        of_role = [path for path in paths if path.name.startswith(f"{role}-")]
+        if not of_role:
+            raise BrokenHistory(f"no process was a {role}: a run at broker level needs one")
+        return _json(database, of_role, columns, "history")
+
+    driver = lines("driver", {"step": "VARCHAR", "ids": "VARCHAR[]", "keys": "VARCHAR[]", "sequences": "BIGINT[]"})
+    receiver = lines(RECEIVER, {"t_ns": "BIGINT", "step": "VARCHAR", "group": "VARCHAR", "ids": "VARCHAR[]"})
+    for sql in (
+        f"INSERT INTO subscription VALUES ('{RECEIVER}', '{DRIVEN}')",
+        f"""INSERT INTO event (id, type, aggregate_type, aggregate_id, sequence, correlation, is_promised)
+        SELECT a.id, '{DRIVEN}', 'key', any_value(key), any_value(sequence), a.id, bool_or(a.is_promised)
+        FROM (SELECT id, count(*) FILTER (outcome = 'confirmed') > 0 AS is_promised FROM seen
+            WHERE step IN ('attempted', 'confirmed') GROUP BY id) a
+        JOIN (SELECT as_id(id) AS id, key, sequence FROM (
+            SELECT unnest(ids) AS id, unnest(keys) AS key, unnest(sequences) AS sequence
+            FROM {driver} WHERE step = 'requested')) r ON r.id = a.id
+        GROUP BY a.id""",
+        # A clock orders batches of several receivers; within one receiver the order of its own lines is the same.
+        f"""INSERT INTO effect SELECT g, id, 'received', row_number() OVER (ORDER BY first_ns, place) FROM (
+            SELECT "group" AS g, as_id(id) AS id, min(t_ns) AS first_ns, arg_min(place, (t_ns, place)) AS place FROM (
+                SELECT t_ns, "group", unnest(ids) AS id, generate_subscripts(ids, 1) AS place
+                FROM {receiver} WHERE step = 'delivered') GROUP BY ALL)""",
+    ):
+        try:
+            database.execute(sql)
+        except duckdb.Error as error:
+            raise BrokenHistory(f"the history cannot be read: {_first_line(error)}") from error
+    without = database.execute("SELECT id FROM event WHERE aggregate_id IS NULL OR sequence IS NULL LIMIT 1").fetchone()
+    if without:
+        raise BrokenHistory(f"the driver did not say which key and sequence {without[0]} has")

@@ -41,6 +41,7 @@ def account(facts: Facts, drained: bool) -> None:
             count(*) FILTER (what = 'failed') > 0 AS failed
         FROM (
             SELECT s.g, e.id, 'due' AS what FROM event e JOIN subscription s ON s.type = e.type
+                WHERE e.is_promised
             UNION ALL SELECT g, id, 'delivered' FROM seen WHERE step = 'delivered'
             UNION ALL SELECT g, id, 'effect' FROM effect
             UNION ALL SELECT g, id, outcome FROM inbox
@@ -79,16 +80,21 @@ def uncertain_publishes(facts: Facts) -> None:
 
 
 def client_counts(facts: Facts) -> dict[str, int]:
-    """Attempted, acknowledged, unknown (no answer counts as unknown) and unstored, as numbers of idempotency keys."""
+    """Attempted, acknowledged, unknown (no answer counts as unknown) and unstored, as numbers of idempotency keys.
+
+    At broker level the broker's confirm is the answer, and what it stored is told by what is delivered alone.
+    """
+    answer, yes, no = ("confirmed",) * 2 + ("refused",) if facts.at_broker else ("answered", "acknowledged", "rejected")
     facts.database.execute(
-        """CREATE TABLE client AS SELECT id, any_value(text) AS text,
-            count(*) FILTER (outcome = 'acknowledged') > 0 AS acknowledged,
-            count(*) FILTER (outcome = 'rejected') > 0 AS rejected,
+        f"""CREATE TABLE client AS SELECT id, any_value(text) AS text,
+            count(*) FILTER (step = '{answer}' AND outcome = '{yes}') > 0 AS acknowledged,
+            count(*) FILTER (step = '{answer}' AND outcome = '{no}') > 0 AS rejected,
             count(*) FILTER (step = 'requested') > 0 AS requested
-        FROM seen WHERE step IN ('requested', 'answered') GROUP BY id"""
+        FROM seen WHERE step IN ('requested', '{answer}') GROUP BY id"""
     )
     facts.database.execute(
-        "CREATE TABLE unstored AS SELECT id, text FROM client WHERE acknowledged AND id NOT IN (SELECT id FROM request)"
+        f"""CREATE TABLE unstored AS SELECT id, text FROM client
+        WHERE acknowledged AND NOT {facts.at_broker} AND id NOT IN (SELECT id FROM request)"""
     )
     counts = facts.rows(
         """SELECT count(*), count(*) FILTER (acknowledged), count(*) FILTER (NOT acknowledged AND NOT rejected),

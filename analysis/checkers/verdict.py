@@ -158,7 +158,7 @@ def _counts(facts: Facts) -> tuple[dict[str, int], dict[str, dict[str, int]]]:
     }
     sums = {name: sum(group[name] for group in groups.values()) for name in (*loss.GROUP_COUNTS, *order.ORDER_COUNTS)}
     # Events are committed once, whoever reads them; a group's own `committed` is what it subscribes to.
-    sums["committed"] = int(facts.one("SELECT count(*) FROM event"))
+    sums["committed"] = int(facts.one("SELECT count(*) FROM event WHERE is_promised"))
     return _ordered(client | sums), groups
 
 

@@ -50,7 +50,8 @@ def over_time(runs: Sequence[Result], column: str, title: str, unit: str, log: b
     for run in runs:
         series, faults = run.verdict["series"], run.verdict["faults"]
         zero = faults[0]["from_s"] if faults else 0.0
-        for t_s, value in zip(series.get("t_s", []), series.get(column, []), strict=True):
+        # A run at broker level has other columns than one of the shop.
+        for t_s, value in zip(series["t_s"], series[column], strict=True) if column in series else ():
             if value is not None and (not log or value > 0):
                 rows.append({"t": t_s - zero, "value": value, "broker": run.broker, "run": run.name})
         for fault in faults:

@@ -10,6 +10,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from analysis.broker_level import beside, carried
 from analysis.checkers.verdict import COUNTS, write_json
 from analysis.claims import answered
 from analysis.comparison import Comparison
@@ -83,6 +84,8 @@ def arrange(results: Sequence[Result], comparison: Comparison | None) -> dict[st
         "cautions": cautions(results),
         "compared": sure or rows,
         "compared_once": [row for row in rows if row.estimate is None] if sure else [],
+        "beside": beside(results),
+        "carried": carried(results),
         "comparison": comparison,
         "left_out": content.left_out(comparison) if comparison else [],
         "results": results,
@@ -145,7 +148,9 @@ def _section(case: str, runs: list[Result]) -> dict[str, Any]:
     drawn = [
         ("applied", "Effects committed each second", charts.over_time(
             pictured, "applied_per_s", f"{case}: effects committed each second", "per second")),
-        ("latency", "Slowest 1 % of each second (p99, from the intended time to the effect)", charts.over_time(
+        ("received", "Messages received each second", charts.over_time(
+            pictured, "received_per_s", f"{case}: messages received each second", "per second")),
+        ("latency", "Slowest 1 % of each second (p99, from the intended time to the end)", charts.over_time(
             pictured, "latency_p99_ms", f"{case}: p99 latency of each second", "ms", log=True)),
         ("lag", "Messages that groups had not acked yet", charts.over_time(
             pictured, "lag_messages", f"{case}: lag over time", "messages")),
@@ -181,6 +186,8 @@ def for_programs(results: Sequence[Result], comparison: Comparison | None) -> di
             {**row._asdict(), "estimate": vars(row.estimate) if row.estimate else None, "difference": row.difference}
             for row in compared(results)
         ],
+        "beside": beside(results),
+        "carried": [row._asdict() for row in carried(results)],
         "claims": [claim._asdict() for claim in answered(results)],
         "limits": limits(results),
         "comparison": comparison.model_dump(mode="json") if comparison else None,

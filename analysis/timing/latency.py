@@ -12,6 +12,9 @@ from hdrh.histogram import HdrHistogram
 from analysis.checkers.facts import DEAD_LETTER_GROUP, Facts
 from analysis.timing.window import Window
 
+DRIVEN_STAGES = ("request_to_confirm", "confirm_to_receive", "request_to_receive")
+"""At broker level, where nothing is committed or applied."""
+
 STAGES = (
     "request_to_commit",
     "commit_to_confirm",
@@ -20,7 +23,10 @@ STAGES = (
     "apply_to_ack",
     "commit_to_apply",
     "request_to_apply",
+    "request_to_confirm",
+    "request_to_receive",
 )
+"""The last two at broker level alone."""
 
 LONGEST_US = 24 * 3600 * 1_000_000
 CURVE = (0.0, 25.0, 50.0, 75.0, 90.0, 95.0, 98.0, 99.0, 99.5, 99.8, 99.9, 99.95, 99.99)
@@ -76,6 +82,8 @@ _SPANS = {
     "apply_to_ack": ("visit", "applied", "acked"),
     "commit_to_apply": ("visit", "committed", "applied"),
     "request_to_apply": ("visit", "intended", "applied"),
+    "request_to_confirm": ("journey", "intended", "confirmed"),
+    "request_to_receive": ("visit", "intended", "received"),
 }
 
 
@@ -83,6 +91,8 @@ def latencies(facts: Facts) -> dict[str, Latency]:
     """Every stage that has samples, in the order of `STAGES`."""
     found: dict[str, Latency] = {}
     for stage in STAGES:
+        if (stage in DRIVEN_STAGES) is not facts.at_broker and stage != "confirm_to_receive":
+            continue
         table, begin, end = _SPANS[stage]
         histogram = HdrHistogram(1, LONGEST_US, 3)
         # Counted in the database at 4 digits, so that millions of samples become thousands of values.

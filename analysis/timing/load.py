@@ -11,7 +11,7 @@ BUSY_RATIO = 0.85
 BACKLOG_ALLOWED_S = 2.0
 WAITING_RATIO = 0.5
 """Of the time a publisher waits for the broker and does not compute, from which the broker counts as the limit."""
-SINGLE_THREADED = frozenset({"api", "relay", "consumer", "driver"})
+SINGLE_THREADED = frozenset({"api", "relay", "consumer", "receiver", "driver"})
 
 
 class Use(NamedTuple):
@@ -56,11 +56,33 @@ def slip(facts: Facts, window: Window) -> float | None:
 def backlog_s(facts: Facts, window: Window) -> float | None:
     """Age of the work left when the load ended, in seconds of the planned rate; None where it was not sampled."""
     rate = facts.run.schedule.rate_per_s
+    if facts.at_broker:
+        late_s, lag = _last_arrival_late_s(facts), _lag_at_the_end(facts, window)
+        return None if late_s is None or lag is None or not rate else round(max(late_s, lag / rate), 3)
     depth = facts.one(
         f"""SELECT arg_max(depth_messages, t_ns) FROM said WHERE step = 'outbox'
         AND t_ns >= {window.from_ns} AND t_ns < {window.to_ns}"""
     )
     return None if depth is None or not rate else round(depth / rate, 3)
+
+
+def _last_arrival_late_s(facts: Facts) -> float | None:
+    """How long after its intended time the last arrival was handed to the broker; None where it never was."""
+    late_ns = facts.one(
+        """SELECT min(a.t_ns) - r.intended_ns FROM seen a JOIN (
+            SELECT id, intended_ns FROM seen WHERE step = 'requested' ORDER BY intended_ns DESC LIMIT 1
+        ) r ON r.id = a.id WHERE a.step = 'attempted' GROUP BY r.intended_ns"""
+    )
+    return None if late_ns is None else late_ns / 1e9
+
+
+def _lag_at_the_end(facts: Facts, window: Window) -> int | None:
+    """Messages that the receiver had not acked when the last arrival was due; the load phase ends with the driver."""
+    last_ns = window.from_ns + round((facts.run.schedule.load_s or window.length_s) * 1e9)
+    found = facts.one(
+        f"SELECT arg_max(lag_messages, t_ns) FROM said WHERE step = 'lag' AND t_ns <= {min(last_ns, window.to_ns)}"
+    )
+    return None if found is None else int(found)
 
 
 def saturated(facts: Facts, window: Window, used: dict[str, Use]) -> str | None:
@@ -89,7 +111,7 @@ def _publishers_wait(facts: Facts, window: Window, cores: dict[str, float]) -> b
             FROM (SELECT DISTINCT process, step, t_ns FROM seen WHERE step IN ('attempted', 'confirmed'))
         ) WHERE step = 'attempted'"""
     )
-    publishes = "relay" if "relay" in cores else "api"
+    publishes = "relay" if "relay" in cores else "driver" if facts.at_broker else "api"
     processes = max(1, facts.run.roles.get("relays", 1)) if publishes == "relay" else 1
     in_flight = float(in_flight_s or 0) / window.length_s / processes
     return in_flight >= BUSY_RATIO and in_flight - cores.get(publishes, 0.0) / processes >= WAITING_RATIO

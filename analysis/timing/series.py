@@ -15,32 +15,44 @@ RATES = {
 }
 
 
+DRIVEN_RATES = {
+    "confirmed_per_s": RATES["confirmed_per_s"],
+    "received_per_s": "step = 'delivered'",
+}
+"""At broker level."""
+
+
+def _rates(facts: Facts) -> dict[str, str]:
+    return DRIVEN_RATES if facts.at_broker else RATES
+
+
 def throughput(facts: Facts, window: Window) -> dict[str, float]:
     """Ids a second inside the load phase; applied counts every group's copy."""
-    columns = ", ".join(f"count(*) FILTER ({condition})" for condition in RATES.values())
+    rates = _rates(facts)
+    columns = ", ".join(f"count(*) FILTER ({condition})" for condition in rates.values())
     row = facts.rows(
         f"SELECT {columns} FROM seen WHERE t_ns >= {window.from_ns} AND t_ns < {window.to_ns}"
-        " AND step IN ('answered', 'confirmed', 'applied')"
+        " AND step IN ('answered', 'confirmed', 'applied', 'delivered')"
     )[0]
     return {
-        name.removesuffix("_per_s"): round(count / window.length_s, 3) for name, count in zip(RATES, row, strict=True)
+        name.removesuffix("_per_s"): round(count / window.length_s, 3) for name, count in zip(rates, row, strict=True)
     }
 
 
 def over_time(facts: Facts, window: Window) -> Series:
     """One row a second from the first line to the last."""
     second = f"floor((t_ns - {window.from_ns}) / 1e9)::BIGINT"
-    columns = ", ".join(f"count(*) FILTER ({condition})" for condition in RATES.values())
-    rates = _by_second(
-        facts, f"SELECT {second}, {columns} FROM seen WHERE step IN ('answered', 'confirmed', 'applied') GROUP BY 1"
-    )
+    wanted, steps = _rates(facts), "('answered', 'confirmed', 'applied', 'delivered')"
+    columns = ", ".join(f"count(*) FILTER ({condition})" for condition in wanted.values())
+    rates = _by_second(facts, f"SELECT {second}, {columns} FROM seen WHERE step IN {steps} GROUP BY 1")
+    ended = "received" if facts.at_broker else "applied"
     # By the second in which it was asked for, so that a stall shows where it began.
     latency = _by_second(
         facts,
         f"""SELECT floor((coalesce(intended, committed) - {window.from_ns}) / 1e9)::BIGINT,
             quantile_disc(us, 0.5) / 1000, quantile_disc(us, 0.99) / 1000 FROM (
-                SELECT intended, committed, greatest(applied - coalesce(intended, committed), 0) // 1000 AS us
-                FROM visit WHERE applied IS NOT NULL AND coalesce(intended, committed) IS NOT NULL) GROUP BY 1""",
+                SELECT intended, committed, greatest({ended} - coalesce(intended, committed), 0) // 1000 AS us
+                FROM visit WHERE {ended} IS NOT NULL AND coalesce(intended, committed) IS NOT NULL) GROUP BY 1""",
     )
     outbox = _by_second(facts, f"SELECT {second}, max(depth_messages) FROM said WHERE step = 'outbox' GROUP BY 1")
     lag = _by_second(
@@ -54,7 +66,7 @@ def over_time(facts: Facts, window: Window) -> Series:
         return {}
     span = range(min(seconds), max(seconds) + 1)
     series: Series = {"t_s": [float(s) for s in span]}
-    for n, name in enumerate(RATES):
+    for n, name in enumerate(wanted):
         series[name] = [float(rates[s][n]) if s in rates else 0.0 for s in span]
     for names, found in (
         (("latency_p50_ms", "latency_p99_ms"), latency),

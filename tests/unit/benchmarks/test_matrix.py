@@ -59,6 +59,14 @@ def test_the_sweep_goes_from_a_hundredth_to_beyond_the_sustainable_rate() -> Non
     assert [cell.overload for cell in of("rate sweep")] == [share >= 1 for share in SWEEP]
 
 
+def test_both_brokers_alone_are_loaded_at_three_rates_up_to_one_that_must_find_the_limit() -> None:
+    for broker in BROKERS:
+        cells = of("broker level", broker)
+        assert [cell.variant for cell in cells] == [(), ("load.rate_per_s=20000",), ("load.rate_per_s=50000",)]
+        assert [cell.overload for cell in cells] == [False, True, True]
+        assert {cell.load_s for cell in cells} == {18}
+
+
 def test_without_a_sustainable_rate_there_is_no_sweep() -> None:
     assert not [cell for pair in full(None) for cell in pair.cells if cell.part == "rate sweep"]
 

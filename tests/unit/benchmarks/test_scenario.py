@@ -39,6 +39,19 @@ def test_every_supplied_scenario_is_whole_and_asks_a_question(name: str) -> None
         ('forbids = ["losing"]\n' + WHOLE, "mine.toml:1: forbids = ['losing']: no anomaly 'losing'"),
         (WHOLE + '[[faults]]\nfault = "sigkill"\nat_s = 19\nfor_s = 2\n', "ends after the load"),
         ("question =", "mine.toml: Invalid value"),
+        (WHOLE.replace("[load]", '[load]\nlevel = "wire"'), "mine.toml:3: load.level = 'wire'"),
+        (
+            WHOLE.replace("[load]", '[load]\nlevel = "broker"') + '[[faults]]\nfault = "relay-kill"\nat_s = 1\n',
+            "relay-kill strikes the relay, which has no part in a run with load.level = broker",
+        ),
+        (
+            WHOLE.replace("[load]", '[load]\nlevel = "outbox"') + '[[faults]]\nfault = "api-kill"\nat_s = 1\n',
+            "api-kill strikes the api, which has no part in a run with load.level = outbox",
+        ),
+        (
+            WHOLE.replace("[load]", '[load]\nlevel = "broker"').replace("= 10", "= 99000").replace("= 20", "= 600"),
+            "20,000,000 at most",
+        ),
     ],
 )
 def test_a_wrong_file_is_refused_with_the_place_of_what_is_wrong(tmp_path: Path, text: str, said: str) -> None:

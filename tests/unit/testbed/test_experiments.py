@@ -27,6 +27,8 @@ DIRECT = "publish_strategy=direct-after-commit"
         ("steady", "kafka", ["faults=random:9"], r"use load.duration_s >= 135"),
         ("steady", "kafka", ["load.views_ratio=2"], "load.views_ratio"),
         ("steady", "kafka", ["colour=red"], "no such setting or seam 'colour'"),
+        ("outbox-steady", "kafka", [DIRECT], "load.level=outbox: PUBLISH_STRATEGY=direct-after-commit has no outbox"),
+        ("broker-steady", "kafka", ["faults=consumer-kill@1"], "consumer-kill strikes the consumer, which has no part"),
     ],
 )
 def test_what_cannot_be_run_is_refused_with_the_mend(scenario: str, broker: str, sets: list[str], said: str) -> None:
@@ -58,6 +60,17 @@ def test_a_seed_draws_the_same_faults_on_both_brokers_and_without_a_relay_none_o
     assert kafka.faults != prepare("steady", "kafka", 6, sets)[0].faults
     without = [prepare("steady", "kafka", seed, [*sets, DIRECT])[0].faults for seed in range(30)]
     assert not [fault.fault for faults in without for fault in faults if fault.fault.startswith("relay")]
+
+
+@pytest.mark.parametrize(("scenario", "struck"), [("broker-steady", {"broker", "network"}), ("outbox-steady", None)])
+def test_a_seed_draws_only_faults_that_strike_a_part_of_the_run(scenario: str, struck: set[str] | None) -> None:
+    sets = ["faults=random:6", "load.duration_s=120"]
+    drawn = {
+        FAULTS[fault.fault].target
+        for seed in range(30)
+        for fault in prepare(scenario, "kafka", seed, sets)[0].faults
+    }  # fmt: skip
+    assert drawn == (struck or {fault.target for fault in FAULTS.values()} - {"api"})
 
 
 @pytest.mark.parametrize("broker", ["kafka", "rabbitmq"])
