@@ -19,6 +19,8 @@ class Carried(NamedTuple):
     broker: str
     rate_per_s: float | None
     """As planned."""
+    slip_ratio: float | None
+    """Share of the arrivals that were not sent; above 1 % the other figures are of another load than the planned."""
     confirmed_per_s: float | None
     received_per_s: float | None
     confirm_p50_ms: float | None
@@ -42,6 +44,7 @@ def carried(results: Sequence[Result]) -> list[Carried]:
                     case,
                     broker,
                     run.run.schedule.rate_per_s,
+                    run.verdict["slip_ratio"],
                     run.verdict["throughput_per_s"].get("confirmed"),
                     run.verdict["throughput_per_s"].get("received"),
                     run.latency_ms("request_to_confirm", "p50"),

@@ -33,7 +33,7 @@ def test_a_pair_limited_by_something_else_is_named_with_its_limits_and_the_broke
     judged: dict[str, dict[str, Any]],
 ) -> None:
     pair = [result("kafka", saturated="api"), result("rabbitmq", saturated="whole machine")]
-    alone = [driven(judged, "kafka"), driven(judged, "rabbitmq", saturated="broker")]
+    alone = [driven(judged, "kafka"), driven(judged, "rabbitmq", saturated="broker", slip_ratio=0.4)]
     assert beside([*pair, *alone]) == [
         "In steady the limit was api on kafka and whole machine on rabbitmq: that says nothing about how much the "
         "brokers carry.",
@@ -45,7 +45,7 @@ def test_a_pair_limited_by_something_else_is_named_with_its_limits_and_the_broke
     )  # fmt: skip
     assert kafka.confirmed_per_s == pytest.approx(2_000, rel=0.01)
     assert (kafka.confirm_p99_ms, kafka.receive_p99_ms) == (pytest.approx(2, rel=0.01), pytest.approx(3, rel=0.01))
-    assert (rabbitmq.broker, rabbitmq.limit) == ("rabbitmq", "broker")
+    assert (rabbitmq.broker, rabbitmq.limit, kafka.slip_ratio, rabbitmq.slip_ratio) == ("rabbitmq", "broker", 0.0, 0.4)
 
 
 def test_without_a_run_at_broker_level_the_report_says_what_makes_one(judged: dict[str, dict[str, Any]]) -> None:
@@ -101,6 +101,7 @@ def test_the_report_of_both_levels_shows_the_brokers_alone(tmp_path: Path) -> No
     for text in (page.read_text(), page.with_suffix(".md").read_text()):
         assert "What the brokers carry by themselves" in text
         assert "In steady the limit was none (the schedule was met) on kafka" in text
+        assert "0.00 %" in text
     told = orjson.loads(page.with_suffix(".json").read_bytes())
     assert [row["broker"] for row in told["carried"]] == ["kafka", "rabbitmq"]
     assert "received" in {chart.stem.rpartition("-")[2] for chart in (tmp_path / "charts").glob("broker-steady-*")}
