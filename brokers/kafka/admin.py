@@ -273,7 +273,10 @@ class KafkaAdmin:
             message = reader.poll(0.2)
             if message is not None and message.error() is None:
                 place = (message.topic(), message.partition())
-                found.setdefault(place, message.timestamp()[1] / 1_000)
+                if place not in found:
+                    found[place] = message.timestamp()[1] / 1_000
+                    # Else a lane that is being written fast is read for seconds before another one's first record.
+                    reader.incremental_unassign([TopicPartition(*place)])
         reader.unassign()
         return found
 
