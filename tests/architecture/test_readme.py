@@ -12,14 +12,29 @@ ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-@pytest.fixture(scope="module")
-def figures() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("readme_figures", ROOT / "scripts" / "readme_figures.py")
+def script(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, ROOT / "scripts" / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="module")
+def figures() -> ModuleType:
+    return script("readme_figures")
+
+
+def test_the_page_of_what_was_measured_says_what_the_benches_printed() -> None:
+    measured = script("measured")
+    documents = measured.read_documents()
+    assert measured.page(documents) == measured.PAGE.read_text(), "run python scripts/measured.py"
+    [relay] = [each for each in documents if (each["bench"], each["broker"]) == ("relay", "kafka")][:1]
+    relay["results"][0].update(rate_per_s=29_999.0, ratio=21.0, interval=[19.0, 23.0])
+    page = measured.page(documents)
+    assert "| relay | outbox-leased | kafka | /s | 29,999 |  | 30,000 | 45,000 | short |" in page
+    assert "19.00–23.00 | 20.00 | 20.00 | reached, and the aim; the interval spans the bar |" in page
 
 
 def test_the_figures_of_the_readme_are_those_of_the_sample(figures: ModuleType) -> None:
