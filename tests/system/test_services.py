@@ -114,10 +114,11 @@ def name_of(process: psutil.Process) -> str:
 def test_up_again_ends_what_a_killed_up_left_and_down_leaves_nothing(here: Testbed, broker: str) -> None:
     killed = here.spawn("up", "--broker", broker)
     wait_until(lambda: is_starting(here, broker))
+    # Looked at before they are orphans: any testbed that starts anywhere on this machine may end them from then on.
+    orphans = here.processes()
+    assert {PROCESS_OF[broker], "postgres"} <= {name_of(process) for process in orphans}
     killed.kill()
     killed.communicate()
-    orphans = here.processes()
-    assert {PROCESS_OF[broker], "postgres"} <= {process.name() for process in orphans}
 
     code, said = here.run("up", "--broker", broker)
     assert code == 0, said
