@@ -30,8 +30,12 @@ def test_the_page_of_what_was_measured_says_what_the_benches_printed() -> None:
     measured = script("measured")
     documents = measured.read_documents()
     assert measured.page(documents) == measured.PAGE.read_text(), "run python scripts/measured.py"
-    [relay] = [each for each in documents if (each["bench"], each["broker"]) == ("relay", "kafka")][:1]
-    relay["results"][0].update(rate_per_s=29_999.0, ratio=21.0, interval=[19.0, 23.0])
+    rows = [
+        row for each in documents if (each["bench"], each["broker"]) == ("relay", "kafka") for row in each["results"]
+    ]
+    next(row for row in rows if row["name"] == "outbox-leased").update(
+        rate_per_s=29_999.0, ratio=21.0, interval=[19, 23]
+    )
     page = measured.page(documents)
     assert "| relay | outbox-leased | kafka | /s | 29,999 |  | 30,000 | 45,000 | short |" in page
     assert "19.00–23.00 | 20.00 | 20.00 | reached, and the aim; the interval spans the bar |" in page
