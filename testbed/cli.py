@@ -22,7 +22,7 @@ MODULES: Mapping[str, Sequence[str]] = {
     "shrinking": ["shrink"],
     "judging": ["verify", "explain", "report"],
     "benches": ["bench"],
-    "oncall": ["dlq", "audit", "replay", "trace"],
+    "oncall": ["dlq", "audit", "replay", "trace", "repair"],
 }
 """Module of this package -> the commands it registers, in the order that `--help` shows."""
 

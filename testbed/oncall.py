@@ -1,4 +1,4 @@
-"""`testbed dlq`, `audit`, `replay` and `trace`: for whoever is on call, on a live system."""
+"""`testbed dlq`, `audit`, `replay`, `trace` and `repair`: for whoever is on call, on a live system."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -20,6 +20,7 @@ from core.inbox.dead_letters import CannotRedo, list_letters, show_letter
 from core.inbox.letters import envelope_of
 from core.journey import NoProbe
 from core.messaging.ports import Broker
+from core.outbox.retention import KEEP_FOR
 from core.outbox.storage import requeue
 from core.queries.parked import list_parked
 from core.storage.database import wait_for_database
@@ -45,6 +46,7 @@ def register(app: typer.Typer) -> None:
     app.command()(audit)
     app.command()(replay)
     app.command()(trace)
+    app.command()(repair)
 
 
 @dataclass(frozen=True)
@@ -252,6 +254,28 @@ def trace_text(answer: dict[str, Any]) -> str:
             lines.append(event)
         lines.append(f"  {moment['at'] or '':32}  {moment['step']:13}  {moment['what']}")
     return "\n".join(lines)
+
+
+def repair(
+    since: Annotated[
+        str,
+        typer.Option(help="Only of orders made since this instant; default: for as long as retention keeps events."),
+    ] = "",
+    as_json: AsJson = False,
+) -> None:
+    """Write the event of every payment that was completed, failed or cancelled without one; once, however often and
+    from however many places it is called. The relay sends it like any other.
+
+    This shop writes payment and event in one transaction; rows that came another way (restored, edited by hand, written
+    by a service that only logs a lost outbox row) may lack it. Go further back only if no event was ever deleted: what
+    retention deleted would be told again.
+
+    Examples: `testbed repair` · `testbed repair --since 2026-01-31T00:00:00Z`
+    """
+    with on_call(needs_broker=False) as at:
+        orders = at.operations.repair_payments(_instant(since) or datetime.now(UTC) - KEEP_FOR)
+    rows = [{"order": order} for order in orders]
+    _print(rows, ("order",), as_json, "no payment lacks its event")
 
 
 def _instant(text: str) -> datetime | None:

@@ -6,6 +6,8 @@ from datetime import datetime
 from typing import Any, Literal
 
 from core.api.problems import CannotDo
+from core.commands.context import Context
+from core.commands.payments import tell_untold
 from core.inbox.dead_letters import Answer, Redone, redo, redo_all
 from core.inbox.replay import Replay, forget, replay
 from core.journey import Probe
@@ -31,6 +33,7 @@ class ShopOperations:
         self._groups = wiring.groups(settings)
         self._setups = wiring.group_setups(settings, database, sink)
         self._probe = probe
+        self._context = Context(database.engine, database.shop, sink)
 
     def retry_letters(self, stream: str | None, group: str | None, limit: int) -> dict[str, Any]:
         """Each letter in a transaction of its own, oldest first; what is still broken stays with its new reason."""
@@ -61,6 +64,13 @@ class ShopOperations:
     def requeue(self, keys: Sequence[str] | None) -> int:
         with self._database.engine.begin() as connection:
             return requeue(connection, self._database.messaging, keys)
+
+    def repair_payments(self, since: datetime) -> list[str]:
+        """The ids of the orders made since then whose payment lacked its newest event; that is now written."""
+        told: list[str] = []
+        while more := tell_untold(self._context, self._database.messaging, since):
+            told += more
+        return told
 
     def audit(self, since: datetime | None) -> dict[str, Any]:
         try:

@@ -1,12 +1,14 @@
 """What a gateway's call-back may change about a payment; and how payments are read and written, for whoever does.
 
-Each change is one transaction: payment, event and pending row, or none.
+Each change is one transaction: payment, event and pending row, or none. `tell_untold` repairs what was written in
+another way.
 """
 
 from collections.abc import Callable, Iterable, Sequence
+from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, select
+from sqlalchemy import ColumnElement, Connection, String, cast, exists, select
 from sqlalchemy.dialects.postgresql import insert
 
 from core.commands.context import Context, envelope_of
@@ -15,6 +17,7 @@ from core.domain.events import Raised
 from core.domain.payments import Payment, PaymentStatus
 from core.domain.rules import UnknownThing
 from core.storage.shop import ShopTables
+from core.storage.tables import MessagingTables
 
 
 def complete_payment(context: Context, transaction_key: str, correlation_id: str) -> Payment:
@@ -40,6 +43,37 @@ def _change(
         context.write(connection, envelopes)
     context.committed(envelopes)
     return changed
+
+
+def tell_untold(context: Context, tables: MessagingTables, since: datetime | None, at_most: int = 1_000) -> list[str]:
+    """Write the event that a payment's newest version should have made and did not; the orders' ids, `at_most` so many.
+
+    Nothing here leaves such a payment behind; a service that only logs that an outbox row could not be saved does
+    (S1.6). Once a payment, however often and by however many it is called: the rows are locked, then looked at anew.
+    `since`: only of orders made since then; older than retention keeps events it would tell again what was told. None:
+    of all payments, where no event was ever deleted.
+    """
+    payment, event = context.shop.payment.c, tables.event.c
+    told = exists().where(
+        event.aggregate_type == "Payment",
+        event.aggregate_id == cast(payment.order_id, String),
+        event.sequence == payment.version,
+    )
+    untold = select(payment.transaction_key).where(payment.version > 0, ~told)
+    if since is not None:
+        orders = context.shop.orders.c
+        untold = untold.where(exists().where(orders.id == payment.order_id, orders.created_at >= since))
+    with context.engine.begin() as connection:
+        keys = connection.execute(untold.order_by(payment.order_id).limit(at_most)).scalars().all()
+        locked = {p.transaction_key: p for p in _read(connection, context.shop, payment.transaction_key.in_(keys))}
+        # Whoever held the locks before may have told of some: a new statement sees that, the first one did not.
+        left = connection.execute(untold.where(payment.transaction_key.in_(keys)).order_by(payment.order_id)).scalars()
+        raised = [payments.event_of(locked[key]) for key in left]
+        correlation_id = context.new_id()
+        envelopes = [envelope_of(one, context.new_id(), context.now(), correlation_id) for one in raised]
+        context.write(connection, envelopes)
+    context.committed(envelopes)
+    return [one.key for one in raised]
 
 
 def load_payments(connection: Connection, shop: ShopTables, order_ids: Sequence[str]) -> dict[str, Payment]:

@@ -7,8 +7,9 @@ leaves a payment CANCELLED at version 0, which refuses that request when it come
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from enum import StrEnum
+from typing import Any
 
-from core.domain.events import PaymentCancelled, PaymentCompleted, PaymentFailed, ProcessPayment, Raised
+from core.domain.events import Event, PaymentCancelled, PaymentCompleted, PaymentFailed, ProcessPayment, Raised
 from core.domain.rules import ForbiddenState
 
 BY_CARD = "CARD"
@@ -66,33 +67,14 @@ def complete(payment: Payment) -> tuple[Payment, Raised]:
     """COMPLETED. Raises ForbiddenState from any state but PENDING."""
     _check_pending(payment, "completed")
     changed = replace(payment, status=PaymentStatus.COMPLETED, version=payment.version + 1)
-    event = PaymentCompleted(
-        payment_id=payment.transaction_key,
-        order_id=payment.order_id,
-        order_number=payment.order_number,
-        customer_id=payment.customer_id,
-        amount=payment.amount,
-        card_type=payment.card_type,
-        payment_method=payment.method,
-    )
-    return changed, Raised(payment.order_id, changed.version, event)
+    return changed, event_of(changed)
 
 
 def fail(payment: Payment, reason: str) -> tuple[Payment, Raised]:
     """FAILED with its reason. Raises ForbiddenState from any state but PENDING."""
     _check_pending(payment, "failed")
     changed = replace(payment, status=PaymentStatus.FAILED, version=payment.version + 1, failure_reason=reason)
-    event = PaymentFailed(
-        payment_id=payment.transaction_key,
-        order_id=payment.order_id,
-        order_number=payment.order_number,
-        customer_id=payment.customer_id,
-        amount=payment.amount,
-        card_type=payment.card_type,
-        payment_method=payment.method,
-        reason=reason,
-    )
-    return changed, Raised(payment.order_id, changed.version, event)
+    return changed, event_of(changed)
 
 
 def cancel(order_id: str, before: Payment | None, reason: str) -> tuple[Payment, Raised | None] | None:
@@ -102,10 +84,36 @@ def cancel(order_id: str, before: Payment | None, reason: str) -> tuple[Payment,
     if before.status in (PaymentStatus.FAILED, PaymentStatus.CANCELLED):
         return None
     changed = replace(before, status=PaymentStatus.CANCELLED, version=before.version + 1, failure_reason=reason)
-    event = PaymentCancelled(
-        payment_id=before.transaction_key, order_id=before.order_id, amount=before.amount, reason=reason
-    )
-    return changed, Raised(before.order_id, changed.version, event)
+    return changed, event_of(changed)
+
+
+def event_of(payment: Payment) -> Raised:
+    """The event that its newest version made, told from the payment alone. ValueError: it has raised none yet."""
+    if payment.version < 1:
+        raise ValueError(f"payment {payment.transaction_key} is {payment.status} and has raised no event")
+    return Raised(payment.order_id, payment.version, _told(payment))
+
+
+def _told(payment: Payment) -> Event:
+    if payment.status is PaymentStatus.CANCELLED:
+        return PaymentCancelled(
+            payment_id=payment.transaction_key,
+            order_id=payment.order_id,
+            amount=payment.amount,
+            reason=payment.failure_reason or "",
+        )
+    charged: dict[str, Any] = {
+        "payment_id": payment.transaction_key,
+        "order_id": payment.order_id,
+        "order_number": payment.order_number,
+        "customer_id": payment.customer_id,
+        "amount": payment.amount,
+        "card_type": payment.card_type,
+        "payment_method": payment.method,
+    }
+    if payment.status is PaymentStatus.COMPLETED:
+        return PaymentCompleted(**charged)
+    return PaymentFailed(**charged, reason=payment.failure_reason or "")
 
 
 def _check_pending(payment: Payment, change: str) -> None:

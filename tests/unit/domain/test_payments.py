@@ -6,7 +6,7 @@ from decimal import Decimal
 import pytest
 
 from core.domain.events import PaymentCancelled, PaymentCompleted, PaymentFailed, ProcessPayment, Raised
-from core.domain.payments import Payment, PaymentStatus, cancel, complete, fail, request
+from core.domain.payments import Payment, PaymentStatus, cancel, complete, event_of, fail, request
 from core.domain.rules import ForbiddenState
 
 ASKED = ProcessPayment(
@@ -99,3 +99,8 @@ def test_a_cancellation_that_overtakes_its_request_is_noted_and_the_late_request
     assert isinstance(raised.event, PaymentFailed)
     assert raised.event.reason == "cancelled before it was asked for: order cancelled"
     assert request(ASKED, late) is None
+
+
+def test_a_payment_that_raised_no_event_has_none_to_tell() -> None:
+    with pytest.raises(ValueError, match="PENDING and has raised no event"):
+        event_of(PENDING)
