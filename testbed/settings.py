@@ -84,6 +84,8 @@ class Settings(BaseSettings):
     compression: Annotated[Literal["none", "gzip", "snappy", "lz4", "zstd"], BeforeValidator(_lower)] = "none"
     batch: int = Field(0, ge=0, le=10_000)
     """Most messages a transaction of a consumer; 0: each group's own (core/effects/table.py)."""
+    consumer_workers: int = Field(1, ge=1, le=64)
+    """Threads that share each batch of a consumer; more than 1 gives up the order of a key (ablations/pool.py)."""
     relay_batch: int = Field(2_000, ge=1, le=10_000)
     relay_lease_s: float = Field(5.0, gt=0.1, le=300)
     relay_poll_s: float = Field(0.2, gt=0, le=60)

@@ -22,6 +22,7 @@ from ablations.consume import Consume, worker_class
 from ablations.flow import FLOWS
 from ablations.metrics import METRICS
 from ablations.on_error.unmade_calls import taken_as_made
+from ablations.pool import pooled
 from ablations.publish import SINKS
 from ablations.relay import STRATEGIES as RELAYS
 from ablations.relay import MakesRelay, Runs, Seams, relay_factory
@@ -247,7 +248,7 @@ def worker(
     sink: EventSink,
     call_outside: Callable[[Sequence[Envelope]], None] | None = None,
 ) -> Worker:
-    """Seams `ack`, `inbox`, `inbox.key`, `on_error`, and `saga` of the group that runs them."""
+    """Seams `ack`, `inbox`, `inbox.key`, `on_error`, and `saga` of the group that runs them; CONSUMER_WORKERS."""
     spec = groups(settings)[group]
     options = WorkerOptions(
         batch_messages=settings.batch or spec.batch_messages,
@@ -258,7 +259,7 @@ def worker(
     build = worker_class(chosen)
     if group == "order-saga":
         build = SAGAS[settings.seam("saga")](build)
-    return build(
+    return pooled(build, settings.consumer_workers)(
         database.engine,
         database.messaging,
         subscriber,

@@ -336,7 +336,7 @@ def settled(world: World, members: Sequence[Subscriber], shares: Sequence[int], 
 
 @one_profile_a_broker
 @needs("groups", "spreads_lanes")
-@pytest.mark.row("S0.16", "S0.37", "S1.27")
+@pytest.mark.row("S0.16", "S0.37", "S1.27", "S2.20")
 def test_up_to_three_members_share_three_lanes_and_the_rate_rises_with_each_and_a_fourth_is_idle(world: World) -> None:
     members: list[Subscriber] = []
     took_s: list[float] = []
