@@ -147,7 +147,8 @@ def _decode_alike(
 ) -> "list[Envelope | Malformed] | None":
     """Envelopes of records that all hold exactly the first headers of the layout; None if one does not, or is wrong."""
     width = len(headers[0] or ())
-    if width < 8 or None in values:
+    # More than we ever write: the last ones are another writer's, or repeat a name, and then the last counts.
+    if not 8 <= width <= len(_LAYOUT) or None in values:
         return None
     # Column by column: one step for all in C. What events of one type share is only compared with the first record's.
     columns = list(zip(*(found or () for found in headers), strict=True))
@@ -265,7 +266,7 @@ def decode(
         raise Malformed(f"header {absent.args[0]} is absent") from absent
     except Malformed:
         raise
-    except ValueError as wrong:
+    except (ValueError, OverflowError) as wrong:
         raise Malformed(f"a CloudEvents header cannot be read: {wrong}") from wrong
 
 
@@ -355,7 +356,7 @@ def read_failure(headers: WireHeaders) -> tuple[Failure | None, str | None, str 
             last_failed_at=_instant(found["dlq_last_failed_at"]),
         )
         return failure, _text(found["dlq_group"]), _text(found["dlq_origin_topic"])
-    except (KeyError, ValueError):
+    except (KeyError, ValueError, OverflowError):
         return None, None, None
 
 

@@ -7,6 +7,7 @@ bytes. Header tables are read and written here directly: pika's own code takes 3
 import json
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from functools import lru_cache
 from struct import Struct
 from typing import NamedTuple
 
@@ -32,6 +33,12 @@ HeaderValue = str | bytes | int
 Headers = list[tuple[str, HeaderValue]]
 
 _LONG, _DOUBLE = Struct(">I"), Struct(">q")
+_SIZES = {
+    ord(kind): size
+    for kinds, size in (("V", 0), ("tbB", 1), ("suU", 2), ("iIf", 4), ("D", 5), ("LdT", 8))
+    for kind in kinds
+}
+"""Bytes of a value by its kind in a header table; what is not here says its own length in four bytes."""
 
 
 class Outgoing(NamedTuple):
@@ -87,6 +94,9 @@ def envelope_of(headers: Mapping[str, object], body: bytes, topic: str) -> Envel
         sequence = headers.get("cloudEvents_sequence")
         correlation, causation = headers.get("cloudEvents_correlationid"), headers.get("cloudEvents_causationid")
         schema = headers.get("cloudEvents_dataschema")
+        occurred_at = datetime.fromisoformat(headers["cloudEvents_time"])  # type: ignore[arg-type]
+        if occurred_at.tzinfo is not UTC:
+            occurred_at = _in_utc(occurred_at)
         # With the six that are always there: how many headers are not the publisher's own.
         attributes = 6 + (sequence is not None) + (correlation is not None) + (causation is not None)
         attributes += (schema is not None) + (PUBLISHED_MS in headers)
@@ -97,23 +107,34 @@ def envelope_of(headers: Mapping[str, object], body: bytes, topic: str) -> Envel
             headers["cloudEvents_source"],  # type: ignore[arg-type]
             headers["cloudEvents_subject"],  # type: ignore[arg-type]
             None if sequence is None else int(sequence),  # type: ignore[call-overload]
-            datetime.fromisoformat(headers["cloudEvents_time"]),  # type: ignore[arg-type]
+            occurred_at,
             body,
-            1 if schema is None else int(str(schema).rpartition(":")[2]),
+            1 if schema is None else _schema_version(str(schema)),
             correlation,  # type: ignore[arg-type]
             causation,  # type: ignore[arg-type]
             () if len(headers) == attributes else foreign_headers(headers),
         )
     except KeyError as missing:
         raise Malformed(f"header {missing.args[0]} is not there") from missing
-    except (ValueError, TypeError) as wrong:
+    except (ValueError, TypeError, OverflowError, RecursionError) as wrong:
         raise Malformed(f"a CloudEvents header cannot be read: {wrong}") from wrong
-    for value in (envelope.id, envelope.type, envelope.source, envelope.key):
+    for value in (envelope.id, envelope.type, envelope.source, envelope.key, correlation or "", causation or ""):
         if type(value) is not str:
             raise Malformed(f"a CloudEvents header is not text: {value!r:.100}")
-    if envelope.occurred_at.tzinfo is None:
-        raise Malformed("header cloudEvents_time has no time zone")
     return envelope
+
+
+def _in_utc(instant: datetime) -> datetime:
+    if instant.tzinfo is None:
+        raise Malformed("cloudEvents_time has no time zone")
+    return instant.astimezone(UTC)
+
+
+@lru_cache(maxsize=4_096)
+def _schema_version(schema: str) -> int:
+    """1 where another writer names no version of ours."""
+    version = schema.rpartition(":")[2]
+    return int(version) if schema.startswith(_SCHEMA) and version.isdecimal() else 1
 
 
 def foreign_headers(headers: Mapping[str, object]) -> tuple[tuple[str, bytes], ...]:
@@ -191,7 +212,7 @@ def encode_table(headers: Sequence[tuple[str, HeaderValue]]) -> bytes:
 
 
 def decode_table(buffer: bytes, offset: int) -> tuple[dict[str, object], int]:
-    """Text, bytes and 64-bit numbers are read here; any other kind of value leaves the table to pika."""
+    """Text, bytes and 64-bit numbers are read here, other kinds by pika; what it cannot read stays the bytes it was."""
     end = offset + 4 + _LONG.unpack_from(buffer, offset)[0]
     at = offset + 4
     table: dict[str, object] = {}
@@ -211,8 +232,13 @@ def decode_table(buffer: bytes, offset: int) -> tuple[dict[str, object], int]:
             table[name] = _DOUBLE.unpack_from(buffer, name_end + 1)[0]
             at = name_end + 9
         else:
-            slow, _ = pika_tables.decode_table(buffer, offset)
-            return {str(key): value for key, value in slow.items()}, end
+            size = _SIZES.get(kind)
+            at = name_end + 1 + (4 + _LONG.unpack_from(buffer, name_end + 1)[0] if size is None else size)
+            try:
+                table[name] = pika_tables.decode_value(buffer, name_end)[0]
+            except (ValueError, OverflowError, OSError, RecursionError):
+                # Anybody may write a timestamp of the year 60,000 (milliseconds taken for seconds).
+                table[name] = buffer[name_end + 1 : at]
     return table, end
 
 

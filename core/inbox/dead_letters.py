@@ -16,7 +16,7 @@ from sqlalchemy import Engine, RowMapping, Select, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 
 from core.inbox.handlers import Decode, EventSink, GroupHandler
-from core.inbox.letters import envelope_of, row_of
+from core.inbox.letters import clean, envelope_of, row_of
 from core.inbox.retries import is_transient
 from core.inbox.worker import Stop
 from core.inbox.writing import GroupWriting
@@ -184,7 +184,7 @@ def redo(
     except Exception as error:
         if is_transient(error):
             raise
-        reason = f"{type(error).__name__}: {error}"[:1_000]
+        reason = clean(f"{type(error).__name__}: {error}")[:1_000]
         log.warning(
             "dead letter failed again",
             extra={

@@ -11,7 +11,7 @@ from typing import Protocol
 from sqlalchemy import Connection, Engine, select
 from sqlalchemy.dialects.postgresql import insert
 
-from core.inbox.letters import row_of
+from core.inbox.letters import key_of, row_of
 from core.messaging.ports import Delivery, Failure
 from core.storage.tables import MessagingTables
 
@@ -61,7 +61,7 @@ class HeldKeys:
         self, connection: Connection, messages: Sequence[Delivery]
     ) -> tuple[Sequence[Delivery], Sequence[Delivery]]:
         failed_event = self._tables.failed_event
-        keys = {message.envelope.key for message in messages if message.envelope}
+        keys = {key_of(message.envelope.key) for message in messages if message.envelope}
         waiting = connection.execute(
             select(failed_event.c.topic, failed_event.c.key)
             .where(failed_event.c.consumer_group == self._group, failed_event.c.redone_at.is_(None))
@@ -71,7 +71,7 @@ class HeldKeys:
         if not waiting:
             return messages, ()
         held_keys = {(topic, key) for topic, key in waiting}
-        held = [m for m in messages if m.envelope and (m.topic, m.envelope.key) in held_keys]
+        held = [m for m in messages if m.envelope and (m.topic, key_of(m.envelope.key)) in held_keys]
         # A repeat of what was applied before the letter is no letter.
         applied = self._applied(connection, held)
         held = [m for m in held if m.envelope and m.envelope.id not in applied]

@@ -10,6 +10,7 @@ from typing import Any
 from core.messaging.envelope import Envelope
 from core.messaging.ports import Delivery, Failure
 
+INTEGER_MAX = 2**31 - 1
 _ATTRIBUTES = ("topic", "type", "source", "key", "sequence", "schema_version", "correlation_id", "causation_id")
 
 
@@ -17,10 +18,10 @@ def row_of(delivery: Delivery, topic: str, group: str, failure: Failure) -> dict
     """The columns of one letter that `group` gave up; `topic`: the one it came from, without the dead-letter suffix."""
     envelope = delivery.envelope
     row = {
-        "topic": topic,
-        "consumer_group": group,
-        "reason": failure.reason,
-        "attempts": failure.attempts,
+        "topic": clean(topic)[:200],
+        "consumer_group": clean(group)[:100],
+        "reason": clean(failure.reason),
+        "attempts": max(0, min(failure.attempts, INTEGER_MAX)),
         "first_failed_at": failure.first_failed_at,
         "last_failed_at": failure.last_failed_at,
     }
@@ -28,16 +29,16 @@ def row_of(delivery: Delivery, topic: str, group: str, failure: Failure) -> dict
         return row | {
             "event_id": digest(delivery.body, delivery.wire_headers),
             "event_type": None,
-            "key": _clean(delivery.key)[:1_000],
+            "key": key_of(delivery.key),
             "headers": json.dumps({"wire": _packed(delivery.wire_headers)}),
             "body": delivery.body,
         }
     attributes = {name: getattr(envelope, name) for name in _ATTRIBUTES} | {"topic": topic}
     attributes["occurred_at"] = envelope.occurred_at.isoformat()
     return row | {
-        "event_id": _clean(envelope.id)[:100],
-        "event_type": _clean(envelope.type)[:100],
-        "key": _clean(envelope.key)[:1_000],
+        "event_id": clean(envelope.id)[:100],
+        "event_type": clean(envelope.type)[:100],
+        "key": key_of(envelope.key),
         "headers": json.dumps({"id": envelope.id, "event": attributes, "headers": _packed(envelope.headers)}),
         "body": envelope.data,
     }
@@ -54,6 +55,11 @@ def envelope_of(row: Mapping[str, Any]) -> Envelope | None:
     return Envelope(id=kept["id"], data=bytes(row["body"]), headers=headers, **attributes)
 
 
+def key_of(key: str) -> str:
+    """A message's key as the column holds it."""
+    return clean(key)[:1_000]
+
+
 def digest(body: bytes, wire_headers: tuple[tuple[str, bytes], ...]) -> str:
     """Stands in for the id of a malformed message: the same bytes are the same letter."""
     hashed = hashlib.sha256(body)
@@ -66,6 +72,6 @@ def _packed(headers: tuple[tuple[str, bytes], ...]) -> list[tuple[str, str]]:
     return [(name, b64encode(value).decode()) for name, value in headers]
 
 
-def _clean(text: str) -> str:
+def clean(text: str) -> str:
     """PostgreSQL's text holds any character but NUL."""
     return text.replace("\0", "\N{REPLACEMENT CHARACTER}")

@@ -204,3 +204,34 @@ def test_after_the_redo_a_waiting_key_goes_on_in_order(bench: Bench, cured: dict
     bench.publish(events[3])
     drain(bench.worker(sometimes, options))
     assert bench.effects() == [e.id for e in events]
+
+
+def test_a_reason_that_no_text_column_holds_is_kept_and_told_without_what_it_cannot_hold(bench: Bench) -> None:
+    def refuse_the_name(connection: Connection, envelopes: Sequence[Envelope]) -> HandlerResult:
+        raise Poison(envelopes[0].id, "nobody is called a\0b")
+
+    bench.publish(order(1))
+    drain(bench.worker(refuse_the_name))
+    service = DeadLetterService(bench.engine, bench.tables, bench.broker.subscriber(DEAD_LETTER_GROUP), None)
+    while service.step():
+        pass
+    (row,) = list_letters(bench.engine, bench.tables)
+    assert row["reason"] == "nobody is called a\N{REPLACEMENT CHARACTER}b"
+    answer = redo(bench.engine, bench.tables, row["id"], {GROUP: GroupSetup(refuse_the_name)})
+    assert answer.outcome is Redone.FAILED
+    assert [row["attempts"] for row in list_letters(bench.engine, bench.tables)] == [2]
+
+
+def test_a_key_that_no_text_column_holds_waits_behind_its_letter_and_stops_no_other(bench: Bench) -> None:
+    odd = [order(n, key="a\0b", sequence=n + 1) for n in range(2)]
+    plain = order(9)
+
+    def refuse_the_first(connection: Connection, envelopes: Sequence[Envelope]) -> HandlerResult:
+        if any(envelope.id == odd[0].id for envelope in envelopes):
+            raise Poison(odd[0].id, "no price")
+        return count_it(connection, [envelope for envelope in envelopes if envelope.id == plain.id])
+
+    bench.publish(*odd, plain)
+    drain(bench.worker(refuse_the_first, WorkerOptions(receive_timeout_s=0.05, after_dead_letter="wait")))
+    assert bench.effects() == [plain.id]
+    assert [id_ for id_, _ in bench.letters()] == [event.id for event in odd]

@@ -51,8 +51,10 @@ def test_a_letters_columns_say_who_gave_up_what_and_why() -> None:
 
 def test_text_that_the_database_cannot_hold_is_replaced_or_cut_in_its_column() -> None:
     event = EVENT._replace(id="i\0" * 100, type="T" * 300, key="k\0" * 900)
-    row = row_of(Delivery(event, "orders", 0, None), "orders", "billing", FAILURE)
+    failure = FAILURE._replace(reason="no\0price", attempts=10**12)
+    row = row_of(Delivery(event, "orders", 0, None), "t\0" * 200, "g\0" * 100, failure)
     assert (len(row["event_id"]), len(row["event_type"]), len(row["key"])) == (100, 100, 1_000)
+    assert (len(row["topic"]), len(row["consumer_group"]), row["attempts"]) == (200, 100, 2**31 - 1)
     assert not any("\0" in value for value in row.values() if isinstance(value, str))
 
 

@@ -106,6 +106,7 @@ def test_one_malformed_record_leaves_its_neighbours_whole() -> None:
         (changed("ce_sequence", b"third"), b"{}", "cannot be read"),
         (changed("ce_time", b"2026-01-01T00:00:00"), b"{}", "no time zone"),
         (changed("ce_time", None), b"{}", "cannot be read"),
+        (changed("ce_time", b"0001-01-01T00:00:00+14:00"), b"{}", "cannot be read"),
         (wire(EVENT), None, "no value"),
     ],
 )
@@ -115,6 +116,26 @@ def test_what_is_no_event_is_malformed_and_says_why(headers: Wire | None, value:
     [together] = decode_all("orders", [headers], [b"o-7"], [value])
     assert isinstance(together, Malformed)
     assert said in str(together)
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        [*wire(EVENT), ("traceparent", b"00-1")],
+        [*wire(EVENT), ("traceparent", b"00-1"), ("empty", None)],
+        [*wire(EVENT), ("ce_id", b"another")],
+        [*wire(BARE), ("ce_causationid", b"e-1")],
+        [("traceparent", b"00-1"), *wire(EVENT)],
+        sorted(wire(EVENT)),
+        wire(EVENT)[::-1],
+        [header for header in wire(EVENT) if header[0] not in ("ce_dataschema", "ce_correlationid")],
+    ],
+    ids=["one more", "two more", "repeated", "other optional", "one before", "sorted", "reversed", "fewer"],
+)
+def test_header_lists_of_other_writers_mean_the_same_in_a_batch_as_alone(headers: Wire) -> None:
+    alone = decode("orders", headers, b"o-7", EVENT.data)
+    assert decode_all("orders", [headers] * 3, [b"o-7"] * 3, [EVENT.data] * 3) == [alone] * 3
+    assert decode_all("orders", [wire(EVENT), headers], [b"o-7"] * 2, [EVENT.data] * 2) == [EVENT, alone]
 
 
 def test_a_record_without_subject_is_ordered_by_its_record_key() -> None:
@@ -159,3 +180,6 @@ def test_a_dead_letter_keeps_the_event_and_says_why_it_was_given_up() -> None:
 
 def test_a_foreign_dead_letter_has_no_failure_of_ours() -> None:
     assert read_failure(wire(EVENT)) == (None, None, None)
+    too_early = failure_headers(Failure("r", 1, EVENT.occurred_at, EVENT.occurred_at), "billing", "orders", 2, 41)
+    found = [(name, b"0001-01-01T00:00:00+14:00" if name.endswith("_at") else b"1") for name, _ in too_early]
+    assert read_failure(found) == (None, None, None)

@@ -1,6 +1,7 @@
 """An envelope as an AMQP message and back, byte by byte the same as pika reads it."""
 
 from datetime import UTC, datetime
+from struct import pack
 
 import pytest
 from cloudevents.core.bindings.amqp import AMQPMessage, from_amqp
@@ -56,6 +57,37 @@ def test_a_table_with_kinds_that_we_never_write_is_read_too() -> None:
 
 
 @pytest.mark.parametrize(
+    "value",
+    [
+        b"T" + pack(">Q", 1_763_712_345_000),
+        b"T" + pack(">Q", 2**63 - 1),
+        b"T" + pack(">Q", 2**64 - 1),
+        b"d" + pack(">d", float("inf")),
+        b"A" + pack(">I", 9) + b"T" + pack(">Q", 2**63 - 1),
+        b"F" + pack(">I", 11) + b"\1aT" + pack(">Q", 2**63 - 1),
+    ],
+)
+def test_a_value_that_cannot_be_read_stays_bytes_and_what_is_around_it_is_read(value: bytes) -> None:
+    fields = [b"\1a" + b"S" + pack(">I", 1) + b"x", b"\1b" + value, b"\1c" + b"t\1", b"\1d" + b"l" + pack(">q", 5)]
+    table = b"".join(fields)
+    found, end = codec.decode_table(pack(">I", len(table)) + table, 0)
+    assert found == {"a": "x", "b": value[1:], "c": True, "d": 5}
+    assert end == len(table) + 4
+
+
+def test_every_kind_of_value_is_as_long_as_the_broker_says() -> None:
+    sizes = {"V": 0, "t": 1, "b": 1, "B": 1, "s": 2, "u": 2, "I": 4, "i": 4, "f": 4, "D": 5, "L": 8, "d": 8, "T": 8}
+    for kind, size in sizes.items():
+        table = b"\1a" + kind.encode() + bytes(size) + b"\1z" + b"l" + pack(">q", 5)
+        assert codec.decode_table(pack(">I", len(table)) + table, 0)[0]["z"] == 5, kind
+
+
+@pytest.mark.parametrize("schema", ["https://example.com/order.json", "urn:dataschema:OrderCreated:x", ""])
+def test_a_schema_that_is_not_named_by_us_is_version_1(schema: str) -> None:
+    assert codec.envelope_of({**wire(EVENT), "cloudEvents_dataschema": schema}, b"", "orders").schema_version == 1
+
+
+@pytest.mark.parametrize(
     "properties",
     [
         spec.BasicProperties(headers={"a": "1"}),
@@ -80,6 +112,11 @@ def test_a_message_without_headers_has_none() -> None:
         ({"cloudEvents_time": "2026-01-01T00:00:00"}, "time zone"),
         ({"cloudEvents_sequence": "many"}, "many"),
         ({"cloudEvents_subject": b"\xff"}, "not text"),
+        ({"cloudEvents_correlationid": b"\xff"}, "not text"),
+        ({"cloudEvents_causationid": 7}, "not text"),
+        ({"cloudEvents_sequence": float("inf")}, "cannot be read"),
+        ({"cloudEvents_time": "0001-01-01T00:00:00+14:00"}, "cannot be read"),
+        ({"header_names": "[" * 9_000}, "cannot be read"),
     ],
 )
 def test_what_is_no_event_of_ours_is_malformed_and_says_why(change: dict[str, object], says: str) -> None:
