@@ -6,7 +6,7 @@ the clients are given. Not here: names of topics and groups (`topology`), the br
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
 from brokers.kafka.errors import WrongSetting
@@ -20,6 +20,10 @@ FOREVER_MS = 0
 """librdkafka: message.timeout.ms=0 never expires a message; only the port's time-out gives one up."""
 _SECRET = re.compile(r"password|secret|sasl\.username|oauthbearer\.config|\.pem$|token", re.IGNORECASE)
 HIDDEN = "***"
+LETTER_BYTES = 16_384
+"""A dead letter is its message and why it was given up: so much larger than the message it may be."""
+BATCH_BYTES = 1_024
+"""The broker measures whole record batches; a batch of one largest record must still fit."""
 # What the adapter's promises rest on; `extra` may not change them.
 _OURS = frozenset(
     {
@@ -132,6 +136,10 @@ class KafkaConfig:
             **self.client_settings(),
         }
 
+    def for_letters(self) -> "KafkaConfig":
+        """Of a publisher of dead letters: were that of a largest message refused, its key would wait for ever."""
+        return replace(self, message_max_bytes=self.message_max_bytes + LETTER_BYTES)
+
     def fetch_settings(self) -> dict[str, Setting]:
         """Reading without a group: the audit reader and the bare baseline take these too."""
         return {
@@ -163,8 +171,7 @@ class KafkaConfig:
         settings = {
             "cleanup.policy": "delete",
             "retention.ms": str(int(self.retention_s * 1_000)),
-            # The broker measures whole record batches; a batch of one largest record must still fit.
-            "max.message.bytes": str(self.message_max_bytes + 1_024),
+            "max.message.bytes": str(self.message_max_bytes + LETTER_BYTES + BATCH_BYTES),
         }
         if self.durability == "fsynced":
             settings["flush.messages"] = "1"

@@ -92,7 +92,7 @@ class KafkaSubscriber:
         if not lane.holds(offset):
             return unknown("not sent: the delivery's lane was lost, it comes again")
         if self._dead_letters is None:
-            self._dead_letters = KafkaPublisher(self._config, self._topology)
+            self._dead_letters = KafkaPublisher(self._config.for_letters(), self._topology)
         envelope = delivery.envelope
         original = delivery.wire_headers if envelope is None else encode(envelope)
         value = (delivery.body or None) if envelope is None else envelope.data

@@ -1,12 +1,15 @@
 """Settings: refused with name, value and mend; tiers map to real settings; secrets never show."""
 
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
 from brokers.kafka.baseline import vendor_rate
+from brokers.kafka.codec import failure_headers
 from brokers.kafka.config import KafkaConfig
 from brokers.kafka.errors import WrongSetting
+from core.messaging.ports import Failure
 
 HERE = "127.0.0.1:9092"
 
@@ -50,6 +53,19 @@ def test_tiers_map_to_acks_idempotence_and_flushing() -> None:
     assert forgotten.publisher_settings()["acks"] == 0
     assert "flush.messages" not in confirmed.topic_settings()
     assert fsynced.topic_settings()["flush.messages"] == "1"
+
+
+def test_the_dead_letter_of_a_largest_message_is_taken_by_client_and_topic() -> None:
+    config = KafkaConfig(HERE, message_max_bytes=10_000)
+    longest = Failure("ż" * 1_000, 2**31, *[datetime.max.replace(tzinfo=UTC)] * 2)
+    headers = failure_headers(longest, "g" * 100, "t" * 249, 9_999, 2**63)
+    letter_bytes = 10_000 + sum(len(name) + len(str(value).encode()) + 10 for name, value in headers)
+    for_letters = config.for_letters()
+    assert config.publisher_settings()["message.max.bytes"] == 10_000
+    assert letter_bytes < int(for_letters.publisher_settings()["message.max.bytes"])
+    assert int(for_letters.publisher_settings()["message.max.bytes"]) < int(
+        config.topic_settings()["max.message.bytes"]
+    )
 
 
 def test_session_time_outs_are_the_classic_protocols_only() -> None:
