@@ -13,14 +13,14 @@ from fastapi import APIRouter, Query, Response
 from pydantic import AwareDatetime, Field
 
 from core.api.body import AdminRoute
-from core.api.models import Sent, problems_of
+from core.api.models import Name, Sent, problems_of
 from core.api.problems import Problem
 from core.domain.tickets import hash_of_phone, plain_phone
 
 PROBLEMS = problems_of(400, 401, 403, 409, 413, 422, 503)
 MAX_LIMIT = 1_000
 MAX_IDS = 10_000
-Name = Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[A-Za-z0-9._-]+$")]
+Word = Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[A-Za-z0-9._-]+$")]
 
 
 class Operations(Protocol):
@@ -50,19 +50,17 @@ class Operations(Protocol):
 
 
 class RetryRequest(Sent):
-    stream: Name | None = Field(default="ticket-applied", description="A topic; null: all topics.")
-    group: Name | None = Field(default=None, description="Null: all groups.", examples=["email-service"])
+    stream: Word | None = Field(default="ticket-applied", description="A topic; null: all topics.")
+    group: Word | None = Field(default=None, description="Null: all groups.", examples=["email-service"])
     limit: int = Field(default=100, ge=1, le=MAX_LIMIT, strict=True, description="Letters at most, oldest first.")
 
 
 class RequeueRequest(Sent):
-    keys: list[Annotated[str, Field(min_length=1, max_length=100)]] | None = Field(
-        default=None, max_length=MAX_IDS, description="Parked keys; null: all of them."
-    )
+    keys: list[Name] | None = Field(default=None, max_length=MAX_IDS, description="Parked keys; null: all of them.")
 
 
 class ReplayRequest(Sent):
-    group: Name = Field(examples=["product-metrics"])
+    group: Word = Field(examples=["product-metrics"])
     event_ids: list[UUID] | None = Field(default=None, min_length=1, max_length=MAX_IDS)
     since: AwareDatetime | None = None
     from_beginning: bool = Field(default=False, strict=True, description="Recompute all effects of the group.")
@@ -85,10 +83,7 @@ def admin_router(operations: Operations, phone_key: bytes) -> APIRouter:
     @router.get("/audit", responses=PROBLEMS)
     def get_audit(
         since: Annotated[AwareDatetime | None, Query(description="Only what occurred since then.")] = None,
-        about: Annotated[
-            str | None,
-            Query(min_length=1, max_length=100, description="An event, order, ticket or correlation id."),
-        ] = None,
+        about: Annotated[Name | None, Query(description="An event, order, ticket or correlation id.")] = None,
         phone: Annotated[str | None, Query(max_length=40, description="An applicant's phone number.")] = None,
     ) -> Response:
         """Reconcile the broker's log with the database; or, `about` one thing or `phone` number, where its events are:

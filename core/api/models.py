@@ -18,6 +18,7 @@ def _without_nul(text: str) -> str:
 
 
 Text = Annotated[str, StringConstraints(min_length=1, max_length=500), AfterValidator(_without_nul)]
+Name = Annotated[str, StringConstraints(min_length=1, max_length=100), AfterValidator(_without_nul)]
 BIGINT_MAX = 2**63 - 1
 
 
@@ -46,9 +47,7 @@ class OrderRequest(Sent):
 
 
 class StatusRequest(Sent):
-    seller_id: Annotated[str, StringConstraints(min_length=1, max_length=100), AfterValidator(_without_nul)] = Field(
-        examples=["seller-1"]
-    )
+    seller_id: Name = Field(examples=["seller-1"])
     status: Literal["SHIPPED", "DELIVERED"]
 
 
@@ -58,9 +57,7 @@ class FailRequest(Sent):
 
 class CancelRequest(Sent):
     reason: Text = Field(examples=["changed my mind"])
-    cancelled_by: (
-        Annotated[str, StringConstraints(min_length=1, max_length=100), AfterValidator(_without_nul)] | None
-    ) = Field(default=None, description="The caller, if left out.")
+    cancelled_by: Name | None = Field(default=None, description="The caller, if left out.")
 
 
 class TicketRequest(Sent):

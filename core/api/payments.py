@@ -8,6 +8,7 @@ from fastapi import APIRouter, Request, Response
 
 from core.api.body import AdminRoute
 from core.api.models import FailRequest, PaymentAnswer, problems_of
+from core.api.problems import Problem
 from core.api.tokens import TokenSettings, admin_of
 from core.commands.context import Context
 from core.commands.payments import complete_payment, fail_payment
@@ -23,15 +24,22 @@ def payments_router(context: Context, tokens: TokenSettings) -> APIRouter:
     def post_complete(request: Request, transaction_key: str) -> Response:
         """PENDING becomes COMPLETED; 409 from any other state."""
         admin_of(tokens, request)
-        return _answer(complete_payment(context, transaction_key, context.new_id()))
+        return _answer(complete_payment(context, _known(transaction_key), context.new_id()))
 
     @router.post("/payments/{transaction_key}/fail", response_model=PaymentAnswer, responses=PROBLEMS)
     def post_fail(request: Request, transaction_key: str, body: FailRequest) -> Response:
         """PENDING becomes FAILED, and the order is cancelled; 409 from any other state."""
         admin_of(tokens, request)
-        return _answer(fail_payment(context, transaction_key, context.new_id(), body.reason))
+        return _answer(fail_payment(context, _known(transaction_key), context.new_id(), body.reason))
 
     return router
+
+
+def _known(transaction_key: str) -> str:
+    if "\x00" in transaction_key:
+        # No stored text holds it, and PostgreSQL refuses to look.
+        raise Problem(404, "There is no such payment.")
+    return transaction_key
 
 
 def _answer(payment: Payment) -> Response:

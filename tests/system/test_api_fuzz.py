@@ -91,6 +91,19 @@ def test_nothing_that_the_openapi_document_allows_is_answered_500_or_half_writte
     assert {what: shop.rows(sql) for what, sql in HALF_WRITTEN.items()} == {what: [] for what in HALF_WRITTEN}
 
 
+def test_text_that_the_database_cannot_hold_is_refused_wherever_it_stands(shop: LiveShop) -> None:
+    for verb, path, body, status in (
+        ("POST", "/admin/outbox/requeue", {"keys": ["a\0b"]}, 422),
+        ("GET", "/admin/audit?about=a%00b", None, 422),
+        ("POST", "/api/v1/payments/a%00b/complete", None, 404),
+        ("POST", "/api/v1/payments/a%00b/fail", {"reason": "declined"}, 404),
+        ("GET", "/api/v1/orders/a%00b", None, 404),
+        ("GET", "/api/v1/products/1%00", None, 404),
+    ):
+        answer = shop.call(verb, path, admin=True, json=body)
+        assert (answer.status_code, verb, path) == (status, verb, path), answer.text
+
+
 @pytest.mark.long
 def test_a_thousand_requests_of_each_operation_drawn_anew(shop: LiveShop, schema: BaseSchema) -> None:
     fuzz(shop, schema, 1_000, derandomize=False)
