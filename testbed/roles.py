@@ -2,6 +2,7 @@
 
 import logging
 import signal
+import sys
 import threading
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -114,6 +115,9 @@ def consume(settings: Settings, groups: Sequence[str]) -> None:
     finally:
         stop.set()
         watch.close()
+    if any(thread.failed for thread in threads):
+        # Whoever supervises this process must see that it was not asked to end.
+        sys.exit(2)
 
 
 def outside_world(settings: Settings, port: int, record: Path) -> None:
@@ -164,7 +168,7 @@ def consumers(
     watch: wiring.Watch,
     stop: threading.Event,
     world: "OutsideWorld | None" = None,
-) -> list[threading.Thread]:
+) -> Sequence["RoleThread"]:
     """A thread for each group, and for what sweeps behind it; not started. `world`: not the one that settings name."""
     sink = wiring.event_sink(settings, database, broker, watch.probe)
     called = world or wiring.outside_world(settings)
@@ -214,8 +218,21 @@ def _sweep(group: str, work: Callable[[], int], stop: threading.Event) -> None:
             log.warning("database failed, the sweeper waits", extra={"group": group, "error": str(error)})
 
 
-def _thread(name: str, run: Callable[[], None]) -> threading.Thread:
-    return threading.Thread(target=run, name=name, daemon=True)
+class RoleThread(threading.Thread):
+    """Remembers whether its work ended by an error."""
+
+    failed = False
+
+    def run(self) -> None:
+        try:
+            super().run()
+        except BaseException:
+            self.failed = True
+            raise
+
+
+def _thread(name: str, run: Callable[[], None]) -> RoleThread:
+    return RoleThread(target=run, name=name, daemon=True)
 
 
 def stop_on_signal() -> threading.Event:

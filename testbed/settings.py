@@ -52,7 +52,7 @@ def _lower(value: object) -> object:
 
 def _read_json(value: object) -> object:
     """Text from the environment and from `--set`."""
-    return json.loads(value) if isinstance(value, str) else value
+    return json.loads(value or "{}") if isinstance(value, str) else value
 
 
 class Settings(BaseSettings):
@@ -72,7 +72,7 @@ class Settings(BaseSettings):
     durability: Annotated[Literal["confirmed", "fsynced", "fire-and-forget"], BeforeValidator(_lower)] = "confirmed"
     publish_strategy: Annotated[PublishStrategy, BeforeValidator(_lower)] = "outbox-leased"
     consume_strategy: Annotated[ConsumeStrategy, BeforeValidator(_lower)] = "inbox"
-    seams: dict[str, str] = Field(default_factory=dict)
+    seams: Annotated[dict[str, str], NoDecode, BeforeValidator(_read_json)] = Field(default_factory=dict)
     """Seam -> value, over what the two strategies name; JSON in the environment."""
     message_max_bytes: int = Field(2_000_000, ge=1_000, le=8_000_000)
     partitions: int = Field(3, ge=1, le=256)

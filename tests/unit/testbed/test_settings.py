@@ -18,6 +18,7 @@ from testbed.wiring import as_environment, effective_settings, outside_world
         ("DATABASE_URL", "mysql://x/y", "postgresql+psycopg://user@host:5432/name"),
         ("SEAMS", '{"relay.claim": "hope"}', "relay.claim=hope: use one of lease"),
         ("SEAMS", '{"hope": "x"}', "no seam 'hope'"),
+        ("SEAMS", "{bad", "SEAMS='{bad' is refused: Expecting property name"),
         ("DURABILITY", "safe", "use one of confirmed, fsynced, fire-and-forget"),
     ],
 )
