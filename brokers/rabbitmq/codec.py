@@ -118,7 +118,8 @@ def envelope_of(headers: Mapping[str, object], body: bytes, topic: str) -> Envel
         raise Malformed(f"header {missing.args[0]} is not there") from missing
     except (ValueError, TypeError, OverflowError, RecursionError) as wrong:
         raise Malformed(f"a CloudEvents header cannot be read: {wrong}") from wrong
-    for value in (envelope.id, envelope.type, envelope.source, envelope.key, correlation or "", causation or ""):
+    optional = "" if correlation is None else correlation, "" if causation is None else causation
+    for value in (envelope.id, envelope.type, envelope.source, envelope.key, *optional):
         if type(value) is not str:
             raise Malformed(f"a CloudEvents header is not text: {value!r:.100}")
     return envelope
@@ -221,7 +222,8 @@ def decode_table(buffer: bytes, offset: int) -> tuple[dict[str, object], int]:
         raw_name = buffer[at + 1 : name_end]
         name = _TEXTS.get(raw_name)
         if name is None:
-            name = raw_name.decode("utf-8", "replace")
+            # Names too are anybody's bytes; a letter carries them as they came.
+            name = raw_name.decode("utf-8", "surrogateescape")
         kind = buffer[name_end]
         if kind == 83 or kind == 120:  # S, x
             value_at = name_end + 5
@@ -250,7 +252,7 @@ def _text(value: bytes) -> str | bytes:
 
 
 def _short(text: str) -> bytes:
-    encoded = text.encode()
+    encoded = text.encode("utf-8", "surrogateescape")
     if len(encoded) > 255:
         raise ValueError(f"a header's name is {len(encoded)} bytes long, AMQP takes 255: {text[:40]}...")
     return bytes([len(encoded)]) + encoded

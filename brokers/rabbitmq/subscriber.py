@@ -250,13 +250,17 @@ class RabbitSubscriber:
 
     def _letter(self, delivery: Delivery, failure: Failure) -> codec.Outgoing:
         headers = [
-            (name, value) for name, value in _token(delivery).headers.items() if isinstance(value, str | bytes | int)
+            (name, value)
+            for name, value in _token(delivery).headers.items()
+            if isinstance(value, str | bytes) or (isinstance(value, int) and -(2**63) <= value < 2**63)
         ]
         headers += codec.failure_headers(failure, self.group, delivery.topic)
+        id_ = delivery.envelope.id if delivery.envelope is not None else ""
         return codec.Outgoing(
             exchange_of(self._topology, delivery.topic) + DEAD_LETTER_SUFFIX,
             routing_key(DEAD_LETTER_KEY, delivery.lane),
-            delivery.envelope.id if delivery.envelope is not None else "",
+            # AMQP's own field takes 255 bytes; the id itself stands in the headers.
+            id_ if len(id_.encode()) <= 255 else "",
             int(failure.last_failed_at.timestamp()),
             headers,
             delivery.body,

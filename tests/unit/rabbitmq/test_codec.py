@@ -1,5 +1,6 @@
 """An envelope as an AMQP message and back, byte by byte the same as pika reads it."""
 
+import threading
 from datetime import UTC, datetime
 from struct import pack
 
@@ -10,9 +11,13 @@ from pika import data as pika_tables
 from pika import spec
 
 from brokers.rabbitmq import codec
-from brokers.rabbitmq.pika_link import headers_in
+from brokers.rabbitmq.config import RabbitConfig
+from brokers.rabbitmq.pika_link import _marshal, headers_in
+from brokers.rabbitmq.positions import Positions
+from brokers.rabbitmq.subscriber import RabbitSubscriber, Session, Token
 from core.messaging.envelope import Envelope
-from core.messaging.ports import Failure
+from core.messaging.ports import Delivery, Failure
+from core.messaging.topology import Route, Topology
 
 AT = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
 EVENT = Envelope(
@@ -113,7 +118,7 @@ def test_a_message_without_headers_has_none() -> None:
         ({"cloudEvents_sequence": "many"}, "many"),
         ({"cloudEvents_subject": b"\xff"}, "not text"),
         ({"cloudEvents_correlationid": b"\xff"}, "not text"),
-        ({"cloudEvents_causationid": 7}, "not text"),
+        ({"cloudEvents_causationid": 0}, "not text"),
         ({"cloudEvents_sequence": float("inf")}, "cannot be read"),
         ({"cloudEvents_time": "0001-01-01T00:00:00+14:00"}, "cannot be read"),
         ({"header_names": "[" * 9_000}, "cannot be read"),
@@ -140,6 +145,23 @@ def test_a_failure_travels_with_its_letter() -> None:
     headers = dict(codec.failure_headers(failure, "billing", "orders"))
     assert codec.failure_of(headers) == failure
     assert (headers[codec.FAILED_GROUP], headers[codec.ORIGIN]) == ("billing", "orders")
+
+
+def test_an_id_longer_than_amqps_own_field_and_odd_headers_go_into_a_letter_too() -> None:
+    shop = Topology({"OrderCreated": Route("orders", "order.created")}, {"billing": frozenset({"OrderCreated"})})
+    config = RabbitConfig("amqp://guest:guest@127.0.0.1:1/")
+    subscriber = RabbitSubscriber(config, shop, "billing", 10, Positions(), lambda: None)
+    foreign = EVENT._replace(id="ż" * 200)
+    name = b"\xff" * 200
+    odd = b"\xc8" + name + b"l" + pack(">q", 5) + b"\1n" + b"d" + pack(">d", 1e300)
+    headers, _ = codec.decode_table(pack(">I", len(odd)) + odd, 0)
+    token = Token(Session(threading.Event()), 1, {**wire(foreign), **headers})
+    letter = subscriber._letter(Delivery(foreign, "orders", 0, token), Failure("no UUID", 1, AT, AT))
+    pieces: list[bytes] = []
+    _marshal(letter, 131_064, pieces)
+    assert letter.message_id == ""
+    assert name in b"".join(pieces)
+    assert codec.envelope_of(dict(letter.headers), letter.body, "orders").id == foreign.id
 
 
 def test_what_the_broker_gave_up_by_itself_says_so() -> None:
