@@ -1,22 +1,38 @@
 """One record as a delivery, whoever reads it: a group, the dead-letter service or the audit."""
 
 import gc
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from confluent_kafka import Message
 
-from brokers.kafka.codec import Malformed, decode, read_failure, without_failure
+from brokers.kafka.codec import Malformed, WireHeaders, decode, read_failure, without_failure
 from brokers.kafka.topology import port_topic
 from core.messaging.ports import Delivery
 from core.messaging.topology import DEAD_LETTER_SUFFIX, Topology
+
+UNREADABLE: WireHeaders = [("unreadable", b"a header's name is no UTF-8")]
+"""In place of headers that the client cannot give: without ours the record is malformed."""
+
+
+def headers_of_all(messages: Sequence[Message]) -> list[WireHeaders | None]:
+    """Of each message. The client raises over a name that is no UTF-8, and must not be asked twice: it is half made."""
+    found: list[WireHeaders | None] = []
+    rest = map(Message.headers, messages)
+    while len(found) < len(messages):
+        try:
+            found.extend(rest)
+        except (SystemError, UnicodeDecodeError):
+            messages[len(found)].set_headers(list(UNREADABLE))
+            found.append(UNREADABLE)
+    return found
 
 
 def read_record(message: Message, topology: Topology, token: object = None) -> Delivery:
     """The delivery with all that came on the wire; malformed bytes and dead letters included."""
     topic = port_topic(topology, message.topic())
     is_letter = topic.endswith(DEAD_LETTER_SUFFIX)
-    headers = message.headers() or []
+    headers = headers_of_all([message])[0] or []
     failure, group, origin = read_failure(headers) if is_letter else (None, None, None)
     key = (message.key() or b"").decode(errors="replace")
     envelope, error = None, ""

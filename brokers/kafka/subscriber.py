@@ -22,7 +22,7 @@ from brokers.kafka.config import KafkaConfig
 from brokers.kafka.errors import SILENCE, Connection, error_of, quiet_logger
 from brokers.kafka.lanes import Lane, Token
 from brokers.kafka.publisher import KafkaPublisher
-from brokers.kafka.reading import no_collection, read_record
+from brokers.kafka.reading import headers_of_all, no_collection, read_record
 from brokers.kafka.topology import broker_topic, dead_letter_topic, group_id, port_topic
 from core.messaging.envelope import Envelope
 from core.messaging.outcomes import Outcome, refused, unknown
@@ -245,8 +245,8 @@ class KafkaSubscriber:
     def _events(self, lane: Lane, messages: Sequence[Message]) -> list[Delivery]:
         topic = port_topic(self._topology, lane.topic)
         offsets = list(map(Message.offset, messages))
-        headers, keys, values = (list(map(part, messages)) for part in (Message.headers, Message.key, Message.value))
-        decoded = decode_all(topic, headers, keys, values)
+        keys, values = (list(map(part, messages)) for part in (Message.key, Message.value))
+        decoded = decode_all(topic, headers_of_all(messages), keys, values)
         if Malformed in set(map(type, decoded)):
             return self._events_and_malformed(lane, messages, decoded)
         envelopes = cast(list[Envelope], decoded)
