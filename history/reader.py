@@ -3,6 +3,7 @@
 Every other damage is named by file and line: a history that cannot be read whole proves nothing.
 """
 
+import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -67,6 +68,8 @@ class RunFile(BaseModel):
     faults: list[PlannedFault] = []
     history_files: list[str] = Field(min_length=1)
     """Names, inside `history/`, of every file that was opened."""
+    files: dict[str, str] = {}
+    """As `digests` gave them when the run ended; empty: not known (an older run)."""
     drain: Drain
 
 
@@ -80,6 +83,15 @@ def read_run(folder: Path) -> RunFile:
     except ValidationError as error:
         wrong = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'the file'}: {e['msg']}" for e in error.errors())
         raise BrokenHistory(f"run.json of {folder.name} is wrong: {wrong}") from error
+
+
+def digests(folder: Path) -> dict[str, str]:
+    """Path below the folder -> SHA-256, of every file of `history/` and `ledger/`."""
+    found = {}
+    for path in sorted(path for kind in ("history", "ledger") for path in (folder / kind).glob("*.ndjson")):
+        with path.open("rb") as file:
+            found[f"{path.parent.name}/{path.name}"] = hashlib.file_digest(file, "sha256").hexdigest()
+    return found
 
 
 def history_paths(folder: Path) -> list[Path]:
