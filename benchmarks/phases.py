@@ -17,7 +17,7 @@ from benchmarks.in_flight import PublishesInFlight, dead_letters, in_flight_duri
 from benchmarks.scenario import Fault, Load, Scenario
 from faults.catalogue import FAULTS, Lab
 from faults.injector import Injector, Planned, Struck
-from history.reader import digests
+from history.reader import line_counts
 from history.recorder import Recorder
 
 DRIVER_START_S = 3.0
@@ -233,7 +233,7 @@ class _Run:
             "plan": self.scenario.model_dump(mode="json"),
             "faults": [self._told(planned) for planned in self._all_struck()],
             "history_files": self.system.history_files(),
-            "files": digests(self.folder),
+            "files": line_counts(self.folder),
             "drain": {"complete": self.drained, "waited_s": round(self.drain_s, 3)},
         }
 

@@ -19,7 +19,7 @@ from analysis.checkers import loss, order
 from analysis.checkers.evidence import Finding, Moment, first_ids, lives
 from analysis.checkers.facts import Facts, load
 from analysis.checkers.shop import Invariant, shop_invariants
-from history.reader import BrokenHistory, digests
+from history.reader import BrokenHistory, line_counts
 
 FORMAT = 1
 
@@ -129,7 +129,7 @@ def judge_folder(folder: Path, then: Callable[[Facts, Judgement], None] | None =
 def _doubts(facts: Facts) -> list[str]:
     """What was not seen, so that nothing found later could make the run valid."""
     doubts = [f"history file {name} is lost" for name in facts.missing_files]
-    doubts += _changed_files(facts)
+    doubts += _cut_files(facts)
     doubts += _drain_doubts(facts)
     doubts += [
         f"fault {fault.fault}, planned for {fault.planned_at_s:g} s, never struck"
@@ -139,15 +139,19 @@ def _doubts(facts: Facts) -> list[str]:
     return doubts
 
 
-def _changed_files(facts: Facts) -> list[str]:
-    """A file that is not the one the run left proves nothing: half of it may be gone, at the end of a line."""
+def _cut_files(facts: Facts) -> list[str]:
+    """A file that is shorter than the run left it proves nothing, even if it was cut at the end of a line.
+
+    A torn last line is still a line; what was changed or added is judged for what it says.
+    """
     left = facts.run.files
-    now = digests(facts.folder) if left else {}
+    now = line_counts(facts.folder) if left else {}
     known = {f"history/{name}" for name in facts.missing_files}
-    return [
-        f"{name} is {'not as the run left it' if name in now else 'lost'}"
-        for name in sorted(left.keys() | now.keys())
-        if left.get(name) != now.get(name) and name not in known
+    gone = [f"{name} is lost" for name in left if name not in now and name not in known]
+    return gone + [
+        f"{name} has {now[name]} of the {lines} lines that the run left"
+        for name, lines in left.items()
+        if now.get(name, lines) < lines
     ]
 
 
