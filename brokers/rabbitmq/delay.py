@@ -7,7 +7,8 @@ worked out from the mix of lanes and types in those. While a key waits for a ret
 age of an oldest message in an unbroken run of n, so less than the truth.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
+from contextlib import closing
 from time import monotonic
 from typing import Any, NamedTuple
 
@@ -37,17 +38,16 @@ class AuditTails:
         place = oldest_place(tail, owed)
         if place is None or isinstance(place, Entry):
             return place.published_ms if place else None
-        for entry in _entries(connection, stream, place):
-            if entry.offset >= place:
-                return entry.published_ms
-        return None
+        with closing(_entries(connection, stream, place)) as entries:
+            return next((entry.published_ms for entry in entries if entry.offset >= place), None)
 
     def _tail(self, connection: Any, stream: str) -> list[Entry]:
         read_at, tail = self._tails.get(stream, (0.0, []))
         if tail and monotonic() - read_at < FRESH_S:
             return tail
         read_at = monotonic()
-        last = next(_entries(connection, stream, "last"), None)
+        with closing(_entries(connection, stream, "last")) as entries:
+            last = next(entries, None)
         tail = [] if last is None else list(_entries(connection, stream, max(0, last.offset - TAIL_MESSAGES)))
         self._tails[stream] = (read_at, tail)
         return tail
@@ -69,9 +69,13 @@ def oldest_place(tail: list[Entry], owed: Mapping[frozenset[str], int]) -> Entry
     return min(found, key=lambda entry: entry.published_ms, default=None)
 
 
-def _entries(connection: Any, stream: str, start: int | str) -> Iterator[Entry]:
+def _entries(connection: Any, stream: str, start: int | str) -> Generator[Entry, None, None]:
     """From `start` to the end, at most a thousand; markers are left out. A chunk comes as a whole, so a short idle
-    moment is the end; if it is not, a delay comes out longer, never shorter."""
+    moment is the end; if it is not, a delay comes out longer, never shorter.
+
+    Whoever does not read it to the end closes it: closing asks the broker, and where that is gone the error is the
+    caller's. Left to the interpreter it would be printed and lost.
+    """
     channel = connection.channel()
     try:
         channel.basic_qos(prefetch_count=_PREFETCH)
