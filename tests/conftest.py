@@ -28,6 +28,7 @@ from tests.matrix import Matrix
 os.environ.setdefault("JAVA_TOOL_OPTIONS", "-XX:TieredStopAtLevel=1")
 
 LONGEST = (
+    "tests/system/test_long_runs.py",
     "tests/system/test_runs.py",
     "tests/system/test_ablation_table.py",
     "tests/contract/test_behaviours.py",
@@ -51,6 +52,9 @@ class BySetUp(LoadScopeScheduling):
 
     def _split_scope(self, nodeid: str) -> str:
         file, _, name = nodeid.partition("::")
+        if file.endswith("test_long_runs.py"):
+            # Each starts services of its own: nothing is shared, and half an hour must not wait behind another.
+            return nodeid
         parameters = name.partition("[")[2]
         named = [profile for profile in (*PROFILES, "rabbitmq") if profile in parameters]
         return f"{file} {max(named, key=len, default='')}"
