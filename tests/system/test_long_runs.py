@@ -4,7 +4,9 @@ import json
 import shutil
 import subprocess
 import sys
+from operator import itemgetter
 from pathlib import Path
+from statistics import median
 
 import pytest
 
@@ -23,19 +25,45 @@ def run(folder: Path, scenario: str, broker: str, seed: int, *sets: str, timeout
     )
     path = folder / "verdict.json"
     told = json.loads(path.read_text()) if path.exists() else {"verdict": "none", "reasons": [done.stderr[-500:]]}
-    if done.returncode == 0:
-        # Of a kept promise the verdict is enough; what failed is kept whole.
-        for large in ("history", "ledger", "logs"):
-            shutil.rmtree(folder / large)
     return done.returncode, f"seed {seed} on {broker}: {told['verdict']} {'; '.join(told['reasons'])}; see {folder}"
+
+
+def forget_details(folder: Path) -> None:
+    """Of a kept promise the verdict is enough; what failed is kept whole."""
+    for large in ("history", "ledger", "logs"):
+        shutil.rmtree(folder / large)
+
+
+def resident_bytes(folder: Path, part: str) -> list[int]:
+    """Of each second of a run, in order."""
+    lines = [json.loads(line) for file in (folder / "history").glob("*.ndjson") for line in file.read_text().splitlines()]
+    samples = [line for line in lines if line["step"] == "sample" and line["part"] == part]
+    return [line["rss_bytes"] for line in sorted(samples, key=itemgetter("t_ns"))]
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("broker", BROKERS)
 @pytest.mark.row("S1.35")
 def test_half_an_hour_of_load_with_a_fault_each_half_minute_breaks_no_promise(broker: str) -> None:
-    code, said = run(KEPT / f"soak-{broker}", "soak", broker, 1, timeout_s=3_600)
+    folder = KEPT / f"soak-{broker}"
+    code, said = run(folder, "soak", broker, 1, timeout_s=3_600)
     assert code == 0, said
+    forget_details(folder)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("broker", BROKERS)
+def test_relay_and_consumer_hold_as_much_memory_after_five_minutes_as_after_one(broker: str) -> None:
+    folder = KEPT / f"memory-{broker}"
+    sets = ("load.rate_per_s=500", "load.duration_s=300")
+    code, said = run(folder, "outbox-steady", broker, 1, *sets, timeout_s=900)
+    assert code == 0, said
+    for part in ("relay", "consumer"):
+        held = resident_bytes(folder, part)
+        assert len(held) > 240, (part, len(held))
+        after_one, at_the_end = median(held[60:90]), median(held[-60:-30])
+        assert at_the_end < 1.05 * after_one, (part, after_one, at_the_end, str(folder))
+    forget_details(folder)
 
 
 @pytest.mark.long
@@ -46,3 +74,4 @@ def test_a_random_schedule_breaks_no_promise(broker: str, seed: int) -> None:
     sets = ("faults=random:3", "load.rate_per_s=30", "load.duration_s=45")
     code, said = run(folder, "steady", broker, seed, *sets, timeout_s=900)
     assert code == 0, said
+    forget_details(folder)
