@@ -191,11 +191,8 @@ def _adapter(
     admin = broker.admin()
     admin.declare()
     bare = (_bare_kafka if settings.broker == "kafka" else _bare_rabbit)(settings, topology)
-    try:
-        sizes_bytes = [size] if size else adapter.SIZES_BYTES
-        rows = _told(adapter.run(broker, bare, sizes_bytes=sizes_bytes, batch_messages=WINDOW_MESSAGES, rounds=rounds))
-    finally:
-        bare.close()
+    sizes_bytes = [size] if size else adapter.SIZES_BYTES
+    rows = _told(adapter.run(broker, bare, sizes_bytes=sizes_bytes, batch_messages=WINDOW_MESSAGES, rounds=rounds))
     memory = adapter.stopped_consumer(connect(dataclasses.replace(topology, prefix=f"bench-{uuid4().hex[:8]}.")))
     return adapter.document(settings.broker, broker.capabilities.profile, rows, memory)
 

@@ -5,10 +5,12 @@ beforehand; each round publishes and then receives all that it published, so no 
 vendor's tool are handed in (`Bare`): no adapter is named here. Not here: how rounds become a ratio (`rounds`).
 """
 
+import gc
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -24,9 +26,9 @@ TAKE_MESSAGES = 500
 """How many a receive asks for on both sides, and how many are acked at once."""
 UNCOUNTED_MESSAGES = 3_000
 """Received before a round's clock starts, on both sides: joining the group and the first fetches are no rate."""
-ROUND_BYTES, MOST_MESSAGES = 200_000_000, 120_000
-"""A round: several times what a Kafka subscriber fetches ahead, or as many as RabbitMQ takes in ten seconds. In a
-shorter one mostly the client's own queue is read, and whoever had more in it by chance looks quicker."""
+ROUND_S, PROBE_MESSAGES, MOST_MESSAGES = 2.0, 10_000, 300_000
+"""A round holds what our side receives in about this time, as a first round that does not count tells, and no more than
+the last: in a shorter one mostly the client's own queue is read, or one stall of a tenth of a second decides."""
 STALL_S = 60.0
 """A round in which nothing moves for so long has failed."""
 OURS, BARE = "bench-ours", "bench-bare"
@@ -68,7 +70,7 @@ def run(
     bare: Bare,
     *,
     sizes_bytes: Sequence[int] = SIZES_BYTES,
-    round_bytes: int = ROUND_BYTES,
+    round_s: float = ROUND_S,
     batch_messages: int = 5_000,
     rounds: int = 7,
     seed: int = 1,
@@ -83,8 +85,7 @@ def run(
     publisher = broker.publisher()
     try:
         for size_bytes in sizes_bytes:
-            messages = min(max(round_bytes // size_bytes, 2 * UNCOUNTED_MESSAGES), MOST_MESSAGES)
-            for row in compare(broker, publisher, bare, size_bytes, messages, batch_messages, rounds, seed):
+            for row in compare(broker, publisher, bare, size_bytes, round_s, batch_messages, rounds, seed):
                 yield row.as_dict()
     finally:
         publisher.close()
@@ -98,31 +99,35 @@ def compare(
     publisher: Publisher,
     bare: Bare,
     size_bytes: int,
-    messages: int,
+    round_s: float,
     batch_messages: int,
     rounds: int,
     seed: int,
 ) -> list[Result]:
     """Publish and receive at one size. Each round's subscriber is a fresh one: it has fetched nothing beforehand."""
-    keys = [f"k-{number % KEYS}" for number in range(messages)]
-    bodies = [b'{"x": "' + b"x" * (size_bytes - 9) + b'"}'] * messages
-    batch = envelopes(keys, bodies)
-    counted = messages - UNCOUNTED_MESSAGES
 
-    def ours() -> Rates:
-        publish_s = publish_all(publisher, batch, batch_messages)
+    def ours(events: Sequence[Envelope]) -> Rates:
+        publish_s = publish_all(publisher, events, batch_messages)
+        counted = len(events) - UNCOUNTED_MESSAGES
         subscriber = broker.subscriber(OURS)
         try:
             receive_s(subscriber, UNCOUNTED_MESSAGES)
-            return Rates(messages / publish_s, counted / receive_s(subscriber, counted))
+            return Rates(len(events) / publish_s, counted / receive_s(subscriber, counted))
         finally:
             subscriber.close()
 
-    def baseline() -> Rates:
-        publish_s = bare.publish(bodies, keys)
-        return Rates(messages / publish_s, counted / bare.receive(UNCOUNTED_MESSAGES, counted))
+    def baseline(events: Sequence[Envelope]) -> Rates:
+        publish_s = bare.publish([event.data for event in events], [event.key for event in events])
+        counted = len(events) - UNCOUNTED_MESSAGES
+        return Rates(len(events) / publish_s, counted / bare.receive(UNCOUNTED_MESSAGES, counted))
 
-    pairs = alternate(ours, baseline, rounds)
+    probed = ours(events_of(PROBE_MESSAGES, size_bytes))
+    messages = min(max(int(round_s * probed.receive_per_s), PROBE_MESSAGES), MOST_MESSAGES)
+    events = events_of(messages, size_bytes)
+    # Who publishes and receives does not hold all its events: they are no matter for the collector of either side.
+    gc.collect()
+    gc.freeze()
+    pairs = alternate(partial(ours, events), partial(baseline, events), rounds)
     published = result_of(
         [(mine.publish_per_s, theirs.publish_per_s) for mine, theirs in pairs],
         seed,
@@ -143,6 +148,12 @@ def compare(
 
 def with_vendor(result: Result, tool: Callable[[int], float] | None, size_bytes: int) -> Result:
     return result if tool is None else result.beside_vendor(tool(size_bytes))
+
+
+def events_of(count: int, size_bytes: int) -> list[Envelope]:
+    """Of many keys, each body of that size."""
+    body = b'{"x": "' + b"x" * (size_bytes - 9) + b'"}'
+    return envelopes([f"k-{number % KEYS}" for number in range(count)], [body] * count)
 
 
 def envelopes(keys: Sequence[str], bodies: Sequence[bytes]) -> list[Envelope]:
@@ -196,8 +207,7 @@ def stopped_consumer(
     publisher, subscriber = broker.publisher(), broker.subscriber(OURS)
     try:
         per_batch = 2_000
-        body = b'"' + b"x" * (size_bytes - 2) + b'"'
-        batch = envelopes([f"k-{number % KEYS}" for number in range(per_batch)], [body] * per_batch)
+        batch = events_of(per_batch, size_bytes)
         for _ in range(max(1, backlog_bytes // (size_bytes * per_batch))):
             publish_all(publisher, batch, per_batch)
         process = psutil.Process()

@@ -7,6 +7,7 @@ Not here: what a record means (`codec`), how a dead letter is confirmed (`publis
 """
 
 import logging
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from functools import partial
 from itertools import compress, repeat
@@ -228,8 +229,10 @@ class KafkaSubscriber:
                 if error is not None:
                     self._on_error(error)
             messages = [message for message, error in zip(messages, errors, strict=True) if error is None]
-        places = list(zip(map(Message.topic, messages), map(Message.partition, messages), strict=True))
-        by_lane = {place: list(compress(messages, map(place.__eq__, places))) for place in dict.fromkeys(places)}
+        by_lane: defaultdict[tuple[str, int], list[Message]] = defaultdict(list)
+        places = zip(map(Message.topic, messages), map(Message.partition, messages), strict=True)
+        for place, message in zip(places, messages, strict=True):
+            by_lane[place].append(message)
         deliveries: list[Delivery] = []
         for place, of_lane in by_lane.items():
             # No lane: it was given away while these lay in the client's queue.

@@ -36,7 +36,9 @@ def forget_details(folder: Path) -> None:
 
 def resident_bytes(folder: Path, part: str) -> list[int]:
     """Of each second of a run, in order."""
-    lines = [json.loads(line) for file in (folder / "history").glob("*.ndjson") for line in file.read_text().splitlines()]
+    lines = [
+        json.loads(line) for file in (folder / "history").glob("*.ndjson") for line in file.read_text().splitlines()
+    ]
     samples = [line for line in lines if line["step"] == "sample" and line["part"] == part]
     return [line["rss_bytes"] for line in sorted(samples, key=itemgetter("t_ns"))]
 

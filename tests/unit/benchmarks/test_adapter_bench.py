@@ -37,14 +37,14 @@ def test_each_size_gives_a_row_for_publish_and_one_for_receive_beside_the_vendor
     fixed = FixedBare()
     bare = fixed.as_bare(vendor_publish_per_s=lambda size_bytes: 1000.0 * size_bytes)
     store = Store()
-    rows = list(run(connect(MemoryConfig(store), TOPOLOGY), bare, round_bytes=1, batch_messages=700, rounds=3))
+    rows = list(run(connect(MemoryConfig(store), TOPOLOGY), bare, round_s=0, batch_messages=700, rounds=3))
     assert [row["name"] for row in rows] == ["publish-512", "receive-512", "publish-4096", "receive-4096"]
-    assert [row["baseline_rate_per_s"] for row in rows] == [6000.0, 3000.0, 6000.0, 3000.0]
+    assert [row["baseline_rate_per_s"] for row in rows] == [10_000.0, 7_000.0] * 2
     assert [row.get("vendor_rate_per_s") for row in rows] == [512_000.0, None, 4_096_000.0, None]
     assert all(row["rate_per_s"] > 0 and row["rounds"] == 3 for row in rows)
-    assert fixed.published == [(6000, 6000, 512)] * 4 + [(6000, 6000, 4096)] * 4
+    assert fixed.published == [(10_000, 10_000, 512)] * 4 + [(10_000, 10_000, 4096)] * 4
     # Whatever was published in a round is received in it, so that no round starts with another's messages.
-    assert fixed.received == [(3000, 3000)] * 8
+    assert fixed.received == [(3_000, 7_000)] * 8
     assert fixed.closed
     assert not store.has_topic(OURS)
     assert not store.has_topic(BARE)
@@ -55,7 +55,7 @@ def test_a_message_that_is_not_confirmed_ends_the_bench() -> None:
     broker.admin().declare()
     broker.config.store.faults = Faults(lost_confirm_ratio=0.01)
     with pytest.raises(RuntimeError, match="not confirmed"):
-        list(run(broker, FixedBare().as_bare(), round_bytes=1, rounds=3))
+        list(run(broker, FixedBare().as_bare(), round_s=0, rounds=3))
 
 
 def test_the_publish_clock_runs_until_the_last_batch() -> None:
