@@ -73,7 +73,7 @@ def test_relay_and_consumer_hold_as_much_memory_after_five_minutes_as_after_one(
 @pytest.mark.parametrize("seed", SEEDS)
 def test_a_random_schedule_breaks_no_promise(broker: str, seed: int) -> None:
     folder = KEPT / f"random-{broker}-{seed}"
-    sets = ("faults=random:3", "load.rate_per_s=30", "load.duration_s=45")
+    sets = ("faults=random:3", "load.rate_per_s=30", "load.duration_s=30")
     code, said = run(folder, "steady", broker, seed, *sets, timeout_s=900)
     assert code == 0, said
     forget_details(folder)
