@@ -61,16 +61,16 @@ def page(documents: Sequence[dict[str, Any]]) -> str:
 Written by `python scripts/measured.py` from `reports/bench/`, which `testbed bench PART --broker B --json` filled: each
 row the median of alternating rounds in one process run, with the 95 % bootstrap interval of the ratio. Two cores carry
 everything: broker, database, client. *Reached* means the figure; where the interval of a ratio also spans the bar, that
-is said. The bars are the project's own.
+is said. The bars are the project's own. *Code*: the revision that was measured, where the file keeps it.
 
-| part | case | broker | figure | measured | interval | at least | aim | |
-|---|---|---|---|---:|---:|---:|---:|---|
+| part | case | broker | figure | measured | interval | at least | aim | | code |
+|---|---|---|---|---:|---:|---:|---:|---|---|
 {told}
 
 ## Measured without a bar
 
-| part | case | profile | rate, /s | beside | ratio | interval |
-|---|---|---|---:|---|---:|---:|
+| part | case | profile | rate, /s | beside | ratio | interval | code |
+|---|---|---|---:|---|---:|---:|---|
 {others}
 """
 
@@ -90,7 +90,7 @@ def _rows(documents: Sequence[dict[str, Any]]) -> Iterator[str]:
             for document, row in rows:
                 yield _row(bar, document, row)
             if not rows and bar.figure != VENDOR and not (bar.bench == "api" and broker == "rabbitmq"):
-                yield f"| {bar.bench} | {bar.name} | {broker} | {bar.figure} | – | – | – | – | not measured |"
+                yield f"| {bar.bench} | {bar.name} | {broker} | {bar.figure} | – | – | – | – | not measured | |"
 
 
 def _row(bar: Bar, document: dict[str, Any], row: dict[str, Any]) -> str:
@@ -99,7 +99,12 @@ def _row(bar: Bar, document: dict[str, Any], row: dict[str, Any]) -> str:
     low, high = row["interval"]
     interval = f"{low:.2f}–{high:.2f}" if bar.figure == RATIO else ""
     cells = [bar.bench, bar.name, document["profile"], _kind(bar, row), _figure(value), interval]
-    return "| " + " | ".join([*cells, _figure(at_least), _figure(aim), _word(bar, row, value, at_least, aim)]) + " |"
+    told = [*cells, _figure(at_least), _figure(aim), _word(bar, row, value, at_least, aim), _code(document)]
+    return "| " + " | ".join(told) + " |"
+
+
+def _code(document: dict[str, Any]) -> str:
+    return (document.get("git_revision") or "")[:7]
 
 
 def _kind(bar: Bar, row: dict[str, Any]) -> str:
@@ -124,7 +129,7 @@ def _others(documents: Sequence[dict[str, Any]]) -> Iterator[str]:
                 low, high = row["interval"]
                 yield (
                     f"| {document['bench']} | {row['name']} | {document['profile']} | {_figure(row['rate_per_s'])} | "
-                    f"{row['baseline']} | {row['ratio']:.2f} | {low:.2f}–{high:.2f} |"
+                    f"{row['baseline']} | {row['ratio']:.2f} | {low:.2f}–{high:.2f} | {_code(document)} |"
                 )
 
 

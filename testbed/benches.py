@@ -32,6 +32,7 @@ from servers.process import free_ports, tail, wait_until
 from testbed import doctor, services, wiring
 from testbed.equivalence import kafka_config, rabbit_config
 from testbed.folders import cache_folder
+from testbed.lab import git_revision
 from testbed.role_process import ROOT, RoleProcess
 from testbed.settings import SettingError, Settings, read_settings
 
@@ -72,6 +73,7 @@ def bench(
         Path(home).chmod(0o755)
         with services.ended_by_sigterm(), services.start([settings.broker], Path(home)) as running:
             document = _measure(part, settings, running, size, rounds, _named(part, cases))
+    document["git_revision"] = git_revision()
     if as_json:
         typer.echo(json.dumps(document, indent=2))
     else:
