@@ -53,7 +53,9 @@ from testbed.sampling import Sampler
 from testbed.services import Services
 from testbed.settings import SEAMS, Settings
 
-CRASH_TIMEOUT_S = 15.0
+READY_S = 90.0
+"""A role's start: a second or two, many times that beside other work. Who dies meanwhile is seen at once."""
+CRASH_TIMEOUT_S = 30.0
 AGAIN_TIMEOUT_S = 15.0
 
 
@@ -196,7 +198,7 @@ class RunLab:
     def start(self) -> None:
         self._create_database()
         self._database = wiring.open_database(self._settings)
-        wait_for_database(self._database.engine, 30)
+        wait_for_database(self._database.engine, READY_S)
         self._database.create()
         seed_catalogue(self._database.engine, self._database.shop, self._scenario.load.products)
         self._connect()
@@ -452,18 +454,18 @@ class RunLab:
             names = [path.name for path in (self._folder / "history").glob("*.ndjson")]
             return all(any(f"-{process.pid}-" in name for name in names) for process in self._roles)
 
-        if not wait_until(all_open, 30):
-            raise RunBroken("a role did not begin to work within 30 s; see logs/")
+        if not wait_until(all_open, READY_S):
+            raise RunBroken(f"a role did not begin to work within {READY_S:g} s; see logs/")
 
     def _wait_for_api(self) -> None:
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + READY_S
         while time.monotonic() < deadline:
             self.check_alive()
             with contextlib.suppress(httpx.HTTPError):
                 if httpx.get(f"{self._api_url}/health/ready", timeout=2).status_code == 200:
                     return
             time.sleep(0.1)
-        raise RunBroken(f"the API was not ready within 30 s; its log ends:\n{tail(self._of('api')[0].log)}")
+        raise RunBroken(f"the API was not ready within {READY_S:g} s; its log ends:\n{tail(self._of('api')[0].log)}")
 
 
 _HELD_BY_PARKED_KEYS = "SELECT count(*) FROM pending WHERE key IN (SELECT key FROM pending WHERE parked_at IS NOT NULL)"
