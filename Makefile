@@ -4,6 +4,9 @@ BIN = $(VENV)/bin
 PART ?= adapter
 BROKER ?= kafka
 JOBS ?= 3
+# Packages come uncompiled. Where the environment forbids to keep what is compiled, each of hundreds of processes would
+# compile them all again (2.5 s each, seen).
+export PYTHONDONTWRITEBYTECODE =
 
 .PHONY: help setup lint test test-long compare bench up status down doctor lock clean
 
