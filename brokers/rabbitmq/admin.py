@@ -25,6 +25,7 @@ from brokers.rabbitmq.config import RabbitConfig
 from brokers.rabbitmq.delay import AuditTails
 from brokers.rabbitmq.errors import NOT_FOUND, loss_of, mismatch_of, unavailable
 from brokers.rabbitmq.links import Arrival
+from brokers.rabbitmq.pika_link import AnyHeaders
 from brokers.rabbitmq.positions import Positions
 from brokers.rabbitmq.sender import FIRST_BACKOFF_S, Sender, deadline_after
 from brokers.rabbitmq.subscriber import RabbitSubscriber, delivery_of
@@ -142,7 +143,8 @@ class RabbitAdmin:
         since_ms = None if since is None else int(since.timestamp() * 1000)
         for arrival in self._read_stream(stream, since or "first"):
             headers: Any = arrival.properties
-            if since_ms is None or int(headers.get(codec.PUBLISHED_MS, since_ms)) >= since_ms:
+            published_ms = codec.published_ms(headers)
+            if since_ms is None or published_ms is None or published_ms >= since_ms:
                 lane = arrival.routing_key.rpartition(".")[2]
                 delivery = delivery_of(arrival, Lane(topic, int(lane) if lane.isdecimal() else 0, stream), None)
                 # One stream holds all lanes: positions grow within a lane, with gaps.
@@ -175,7 +177,7 @@ class RabbitAdmin:
         begun = monotonic()
         connection = None
         try:
-            connection = pika.BlockingConnection(parameters)
+            connection = pika.BlockingConnection(parameters, AnyHeaders)
             yield connection.channel()
         except (AMQPError, OSError) as error:
             loss = loss_of(error)
@@ -251,7 +253,7 @@ class RabbitAdmin:
             for arrival in self._read_stream(lane.queue, "first" if start is None else start):
                 headers: Any = arrival.properties
                 if types is None or headers.get("cloudEvents_type") in types:
-                    behind[lane.topic].append(int(headers.get(codec.PUBLISHED_MS, now_ms)))
+                    behind[lane.topic].append(codec.published_ms(headers) or now_ms)
         return {
             topic: Lag(len(each), max(0, now_ms - min(each, default=now_ms)) / 1000) for topic, each in behind.items()
         }

@@ -154,6 +154,12 @@ def foreign_headers(headers: Mapping[str, object]) -> tuple[tuple[str, bytes], .
     return tuple(found.items())
 
 
+def published_ms(headers: Mapping[str, object]) -> int | None:
+    """None where it is not there, or where another writer put something else there."""
+    value = headers.get(PUBLISHED_MS)
+    return value if type(value) is int else None
+
+
 def wire_headers(headers: Mapping[str, object]) -> tuple[tuple[str, bytes], ...]:
     """All that came, but for the headers that `failure_headers` put on a letter."""
     return tuple((name, as_bytes(value)) for name, value in headers.items() if not name.startswith(_FAILURE))

@@ -12,7 +12,7 @@ from contextlib import closing
 from time import monotonic
 from typing import Any, NamedTuple
 
-from brokers.rabbitmq.codec import PUBLISHED_MS
+from brokers.rabbitmq.codec import published_ms
 
 TAIL_MESSAGES = 300
 FRESH_S = 0.5
@@ -88,8 +88,9 @@ def _entries(connection: Any, stream: str, start: int | str) -> Generator[Entry,
                 continue
             any_came = True
             headers = properties.headers or {}
-            if PUBLISHED_MS in headers:
-                yield Entry(int(headers["x-stream-offset"]), method.routing_key, int(headers[PUBLISHED_MS]))
+            at_ms = published_ms(headers)
+            if at_ms is not None:
+                yield Entry(int(headers["x-stream-offset"]), method.routing_key, at_ms)
     finally:
         if channel.is_open:
             channel.close()

@@ -39,6 +39,7 @@ PIKA_METHODS = (
     "_process_frame",
     "_terminate_stream",
     "_get_write_buffer_size",
+    "_read_frame",
 )
 PIKA_ATTRIBUTES = ("_frame_buffer", "_transport")
 """Private names of pika's connection. Tested: pika 1.4 (1.4.4); `clients.check_client` refuses a pika without them."""
@@ -71,6 +72,24 @@ class _Connection(pika.SelectConnection):  # type: ignore[misc]
         self._frame_buffer = buffer[at:]
         self.bytes_received += at
         self.on_read()
+
+
+class AnyHeaders(pika.SelectConnection):  # type: ignore[misc]
+    """For pika's BlockingConnection. Anybody may write a header that pika cannot read, a timestamp of the year 60,000
+    for one, and it would raise from wherever the frame is met; here such a value stays the bytes it was. Of a message's
+    properties it reads the headers alone."""
+
+    _frame_buffer: bytes
+
+    def _read_frame(self) -> tuple[int, Any]:
+        buffer = self._frame_buffer
+        if len(buffer) < 8 or buffer[0] != _HEADER:
+            return super()._read_frame()  # type: ignore[no-any-return]
+        _, channel, size = _HEAD.unpack_from(buffer)
+        if len(buffer) < size + 8:
+            return 0, None
+        properties = spec.BasicProperties(headers=headers_in(buffer[19 : size + 7]))
+        return size + 8, pika_frames.Header(channel, _TAG.unpack_from(buffer, 11)[0], properties)
 
 
 class PikaLink:

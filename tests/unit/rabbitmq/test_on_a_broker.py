@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any
 from uuid import uuid4
 
@@ -96,6 +97,48 @@ def test_a_consumer_that_stops_holds_its_prefetch_and_no_more(rabbitmq_server: S
         subscriber.close()
         publisher.close()
         admin.delete()
+
+
+class Milliseconds(datetime):
+    """Written where AMQP wants seconds: a timestamp of the year 58,000."""
+
+    def utctimetuple(self) -> Any:
+        return (1970, 1, 1, 0, 0, 1_790_000_000_000)
+
+
+STRANGE: dict[str, dict[str, object]] = {
+    "no event, in milliseconds": {"x-at": Milliseconds(2026, 1, 1)},
+    "its time of publishing is a text": {"timestamp_in_ms": "yesterday"},
+    "its time of publishing is no time": {"timestamp_in_ms": Milliseconds(2026, 1, 1)},
+}
+
+
+def test_headers_that_no_client_can_read_end_neither_the_audit_nor_the_count_of_what_is_owed(
+    declared: RabbitBroker,
+) -> None:
+    publisher, admin = declared.publisher(), declared.admin()
+    first, last = events(2)
+    try:
+        assert publisher.publish([first], WITHIN_S)[0].is_confirmed
+        with pika.BlockingConnection(pika.URLParameters(declared.config.url)) as connection:
+            channel = connection.channel()
+            channel.confirm_delivery()
+            for body, headers in STRANGE.items():
+                properties = pika.BasicProperties(headers=headers, delivery_mode=2, timestamp=1_790_000_000_000)
+                exchange = f"{declared.topology.prefix}orders"
+                channel.basic_publish(exchange, "order.created.0", body.encode(), properties, mandatory=True)
+        assert publisher.publish([last], WITHIN_S)[0].is_confirmed
+        owed = admin.lag("billing")["orders"]
+        assert owed.lag_messages == 2 + len(STRANGE)
+        assert owed.delay_s is not None
+        for since in (None, datetime(2026, 1, 1, tzinfo=UTC)):
+            found = list(admin.read_all("orders", since))
+            assert [d.envelope.id for d in found if d.envelope] == [first.id, last.id]
+            assert {d.body.decode(): d.error for d in found if d.envelope is None} == dict.fromkeys(
+                STRANGE, "header cloudEvents_specversion is not there"
+            )
+    finally:
+        publisher.close()
 
 
 def events(count: int) -> list[Any]:
