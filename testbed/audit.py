@@ -182,7 +182,7 @@ def _ledger(database: Database, since: datetime | None, progress: Progress) -> I
 
 def _log(admin: Admin, topics: Sequence[str], since: datetime | None, progress: Progress) -> Iterator[Logged]:
     for topic in topics:
-        begin = None if since is None else since - CLOCKS_APART
+        begin = None if since is None else max(BEGINNING, since - CLOCKS_APART)
         for number, delivery in enumerate(admin.read_all(topic, begin), 1):
             envelope = delivery.envelope
             if since is None or envelope is None or envelope.occurred_at >= since:

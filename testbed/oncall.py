@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
+from uuid import UUID
 
 import typer
 from rich.console import Console
@@ -16,12 +17,13 @@ from sqlalchemy import func, select
 
 from analysis.rendering.closing import closing_report
 from core.api.problems import CannotDo
-from core.inbox.dead_letters import CannotRedo, list_letters, show_letter
+from core.inbox.dead_letters import CannotRedo, list_letters, places_of_letters, show_letter
 from core.inbox.letters import envelope_of
 from core.journey import NoProbe
 from core.messaging.ports import Broker
 from core.outbox.retention import KEEP_FOR
 from core.outbox.storage import requeue
+from core.queries.ledger import BEGINNING, END
 from core.queries.parked import list_parked
 from core.storage.database import wait_for_database
 from testbed import audit as auditing
@@ -68,7 +70,8 @@ def on_call(needs_broker: bool = True) -> Iterator[OnCall]:
     sink = wiring.event_sink(settings, database, broker, NoProbe())
     try:
         wait_for_database(database.engine, 5)
-        yield OnCall(settings, database, broker, ShopOperations(settings, database, broker, sink, NoProbe()))
+        with wiring.made_by_init(settings):
+            yield OnCall(settings, database, broker, ShopOperations(settings, database, broker, sink, NoProbe()))
     except (CannotDo, CannotRedo) as error:
         typer.echo(str(error), err=True)
         raise typer.Exit(2) from error
@@ -97,6 +100,7 @@ def list_them(
             columns: tuple[str, ...] = ("key", "event_type", "attempts", "waiting_events", "parked_at", "reason")
         else:
             engine, tables = at.database.engine, at.database.messaging
+            _known_places(at, topic, group)
             letters = list_letters(engine, tables, topic or None, group or None, limit, with_redone=with_redone)
             names = ("id", "topic", "consumer_group", "event_type", "event_id", "key", "attempts", "last_failed_at")
             rows = [{name: row[name] for name in (*names, "redone_at", "reason")} for row in letters]
@@ -138,7 +142,7 @@ def retry(
 
     With --parked: let parked keys go again, attempts counted anew.
 
-    Exit 0: nothing is left of what was asked for; 1: something failed again.
+    Exit 0: nothing is left of what was asked for; 1: something failed again, or its group is not known here.
 
     Examples: `testbed dlq retry --group email-service` · `testbed dlq retry 17 18` · `testbed dlq retry --parked`
     """
@@ -156,9 +160,9 @@ def retry(
         typer.echo(f"letter {left['id']}: {left['outcome']}: {left['reason']}")
     typer.echo(
         f"{answer['redone']} redone, {answer['closed']} closed before, {answer['failed']} failed again, "
-        f"{answer['malformed']} malformed, {answer['left']} open"
+        f"{answer['malformed']} malformed, {answer['unhandled']} of unknown groups, {answer['left']} open"
     )
-    raise typer.Exit(1 if answer["failed"] or answer["malformed"] else 0)
+    raise typer.Exit(1 if answer["failed"] or answer["malformed"] or answer["unhandled"] else 0)
 
 
 def audit(
@@ -215,6 +219,8 @@ def replay(
         raise typer.BadParameter("name exactly one of --from-beginning, --since and --event")
     if source not in ("events", "broker"):
         raise typer.BadParameter(f"--source {source}: use events or broker")
+    for event in events or ():
+        _event_id(event)
     with on_call() as at:
         answer = at.operations.replay(group, events or None, _instant(since), from_beginning, source)  # type: ignore[arg-type]
     if source == "broker":
@@ -285,7 +291,28 @@ def _instant(text: str) -> datetime | None:
         instant = datetime.fromisoformat(text)
     except ValueError as error:
         raise typer.BadParameter(f"--since {text}: use e.g. 2026-01-31T12:00:00Z") from error
-    return instant if instant.tzinfo else instant.replace(tzinfo=UTC)
+    instant = instant if instant.tzinfo else instant.replace(tzinfo=UTC)
+    if not BEGINNING <= instant <= END:
+        raise typer.BadParameter(f"--since {text}: use an instant from {BEGINNING:%Y-%m-%d} to {END:%Y-%m-%d}")
+    return instant
+
+
+def _event_id(text: str) -> None:
+    try:
+        UUID(text)
+    except ValueError as error:
+        raise typer.BadParameter(f"--event {text}: use an event id as `testbed trace` shows it, a UUID") from error
+
+
+def _known_places(at: OnCall, topic: str, group: str) -> None:
+    """A letter may be of a group or topic that this code has no more; what neither knows is a slip of the pen."""
+    topics, groups = places_of_letters(at.database.engine, at.database.messaging)
+    for option, word, known in (
+        ("--topic", topic, topics.union(at.broker.topology.topics)),
+        ("--group", group, groups.union(wiring.groups(at.settings))),
+    ):
+        if word and word not in known:
+            raise CannotDo(f"{option} {word}: there is none of that name; use one of {', '.join(sorted(known))}")
 
 
 @contextmanager

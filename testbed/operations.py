@@ -43,7 +43,7 @@ class ShopOperations:
         return self._told(redo_all(engine, tables, self._setups, stream, group, limit, self._probe))
 
     def retry_these(self, letters: Sequence[int]) -> dict[str, Any]:
-        """Raises CannotRedo for a letter that is not there."""
+        """Raises CannotRedo for a letter that is not there: those before it are redone."""
         engine, tables = self._database.engine, self._database.messaging
         return self._told([redo(engine, tables, letter, self._setups, self._probe) for letter in letters])
 

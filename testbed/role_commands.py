@@ -87,4 +87,5 @@ def token(
 def _role(run: Callable[[Settings], None]) -> None:
     settings = read_settings()
     logs.configure(settings.log_format)
-    run(settings)
+    with wiring.made_by_init(settings):
+        run(settings)

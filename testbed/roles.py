@@ -1,7 +1,9 @@
 """One process, one role: the API, a relay, or the consumers of some groups; ends in good order on SIGTERM or ^C."""
 
+import contextlib
 import logging
 import signal
+import socket
 import sys
 import threading
 from collections.abc import Callable, Sequence
@@ -29,12 +31,11 @@ SWEEP_EVERY_S = 1.0
 def serve(settings: Settings) -> None:
     """The HTTP API. With BROKER=memory it is the whole system: relay and consumers run in its threads."""
     # Here and not above: the other roles start in half the time without a web server's modules.
-    import uvicorn
-
     from core.api.app import create_app
     from testbed.operations import ShopOperations
     from testbed.requests_seen import install
 
+    port = _bound(settings.api_host, settings.api_port, f"API_HOST={settings.api_host} API_PORT={settings.api_port}")
     watch = wiring.open_watch(settings, "api")
     database = wiring.open_database(settings, pool_connections=40)
     broker = wiring.connect_broker(settings)
@@ -57,15 +58,7 @@ def serve(settings: Settings) -> None:
             watch.metrics.ask_lag(broker, everyone, settings.lag_alarm_messages)
         install(watch.metrics, app)
     try:
-        uvicorn.run(
-            app,
-            host=settings.api_host,
-            port=settings.api_port,
-            log_level="warning",
-            loop="uvloop",
-            http="httptools",
-            access_log=False,
-        )
+        _answer(app, port)
     finally:
         stop.set()
         for thread in beside:
@@ -122,32 +115,53 @@ def consume(settings: Settings, groups: Sequence[str]) -> None:
 
 def outside_world(settings: Settings, port: int, record: Path) -> None:
     """The services outside the shop, until asked to stop. What they did before is read from `record`."""
-    import uvicorn
-
     from servers.outside_world.app import create_app as create_outside_world
     from servers.outside_world.record import Record, RecordInUse
     from servers.outside_world.world import World
 
+    listener = _bound("127.0.0.1", port, f"--port {port}")
     watch = wiring.open_watch(settings, "outside")
     try:
         world = World(Record(record), settings.outside_world_behaviour, settings.seed)
     except RecordInUse as error:
         raise SettingError(str(error)) from error
     try:
-        uvicorn.run(
-            create_outside_world(world),
-            host="127.0.0.1",
-            port=port,
-            log_level="warning",
-            loop="uvloop",
-            http="httptools",
-            access_log=False,
-            # Calls that are never answered would hold it for ever.
-            timeout_graceful_shutdown=1,
-        )
+        # Calls that are never answered would hold it for ever.
+        _answer(create_outside_world(world), listener, timeout_graceful_shutdown=1)
     finally:
         world.record.close()
         watch.close()
+
+
+def _bound(host: str, port: int, said: str) -> socket.socket:
+    """Where to listen. Raises SettingError with what was `said` if it cannot be had: uvicorn would only log it."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    bound = socket.socket(family, socket.SOCK_STREAM)
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        bound.bind((host, port))
+    except OSError as error:
+        bound.close()
+        raise SettingError(
+            f"{said} cannot be listened on: {error.strerror}. End the program that has it, or name another"
+        ) from error
+    return bound
+
+
+def _answer(app: object, listener: socket.socket, timeout_graceful_shutdown: int | None = None) -> None:
+    """Until SIGTERM or ^C."""
+    import uvicorn
+
+    config = uvicorn.Config(
+        app,  # type: ignore[arg-type]
+        log_level="warning",
+        loop="uvloop",
+        http="httptools",
+        access_log=False,
+        timeout_graceful_shutdown=timeout_graceful_shutdown,
+    )
+    with contextlib.suppress(KeyboardInterrupt):
+        uvicorn.Server(config).run(sockets=[listener])
 
 
 def _show_metrics(settings: Settings, watch: wiring.Watch, database: wiring.Database) -> None:

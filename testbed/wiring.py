@@ -7,7 +7,8 @@ Not here: reading the environment (`settings`), running processes (`roles`, `lab
 import json
 import logging
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING
 from rich.console import Group as Stacked
 from rich.markup import escape
 from rich.table import Table
-from sqlalchemy import Engine, MetaData
+from sqlalchemy import Engine, MetaData, make_url
 
 from ablations.consume import Consume, worker_class
 from ablations.flow import FLOWS
@@ -45,12 +46,12 @@ from core.messaging.topology import Topology
 from core.outbox.doorbell import Doorbell
 from core.outbox.relay import RelayOptions
 from core.outbox.rows import EventSink, OutboxSink
-from core.storage.database import create_database_engine, wait_for_database
+from core.storage.database import create_database_engine, lacks_table, wait_for_database
 from core.storage.schema import create_schema
 from core.storage.shop import ShopTables, shop_tables
 from core.storage.tables import MessagingTables, messaging_tables
 from faults.crash import CrashProbe, parse_crash_point
-from history.recorder import Recorder
+from history.recorder import HistoryNotKept, Recorder
 from testbed.equivalence import broker_settings, equivalents, kafka_config, rabbit_config
 from testbed.settings import SettingError, Settings, read_settings
 
@@ -140,6 +141,20 @@ def prepare(settings: Settings, products: int) -> None:
         database.engine.dispose()
 
 
+@contextmanager
+def made_by_init(settings: Settings) -> Iterator[None]:
+    """Raises SettingError where a statement of the block finds that the database has none of the shop's tables."""
+    try:
+        yield
+    except Exception as error:
+        if not lacks_table(error):
+            raise
+        address = make_url(settings.database_url).render_as_string()
+        raise SettingError(
+            f"DATABASE_URL={address} has not the tables of this shop: run `testbed init`, or name the database that has"
+        ) from error
+
+
 @dataclass
 class Watch:
     """What a process keeps of itself: its history, if it keeps any, and the probe that its parts report to."""
@@ -158,7 +173,7 @@ class Watch:
 
 
 def open_watch(settings: Settings, role: str) -> Watch:
-    recorder = Recorder(Path(settings.history_dir), role) if settings.history_dir else None
+    recorder = _recorder(settings.history_dir, role) if settings.history_dir else None
     probe: Probe = recorder or NoProbe()
     if settings.crash_at:
         try:
@@ -175,6 +190,14 @@ def open_watch(settings: Settings, role: str) -> Watch:
         broker=settings.broker, publish_strategy=settings.publish_strategy, consume_strategy=settings.consume_strategy
     )
     return Watch(recorder, metrics.probe(probe), metrics)
+
+
+def _recorder(folder: str, role: str) -> Recorder:
+    try:
+        return Recorder(Path(folder), role)
+    except (OSError, HistoryNotKept) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise SettingError(f"HISTORY_DIR={folder} takes no history ({reason}): name a folder to write to") from error
 
 
 def event_sink(settings: Settings, database: Database, broker: Broker, probe: Probe) -> EventSink:

@@ -16,10 +16,12 @@ from core.api.body import AdminRoute
 from core.api.models import Name, Sent, problems_of
 from core.api.problems import Problem
 from core.domain.tickets import hash_of_phone, plain_phone
+from core.queries.ledger import BEGINNING, END
 
 PROBLEMS = problems_of(400, 401, 403, 409, 413, 422, 503)
 MAX_LIMIT = 1_000
 MAX_IDS = 10_000
+Instant = Annotated[AwareDatetime, Field(ge=BEGINNING, le=END)]
 Word = Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[A-Za-z0-9._-]+$")]
 
 
@@ -62,7 +64,7 @@ class RequeueRequest(Sent):
 class ReplayRequest(Sent):
     group: Word = Field(examples=["product-metrics"])
     event_ids: list[UUID] | None = Field(default=None, min_length=1, max_length=MAX_IDS)
-    since: AwareDatetime | None = None
+    since: Instant | None = None
     from_beginning: bool = Field(default=False, strict=True, description="Recompute all effects of the group.")
     source: Literal["events", "broker"] = "events"
 
@@ -82,7 +84,7 @@ def admin_router(operations: Operations, phone_key: bytes) -> APIRouter:
 
     @router.get("/audit", responses=PROBLEMS)
     def get_audit(
-        since: Annotated[AwareDatetime | None, Query(description="Only what occurred since then.")] = None,
+        since: Annotated[Instant | None, Query(description="Only what occurred since then.")] = None,
         about: Annotated[Name | None, Query(description="An event, order, ticket or correlation id.")] = None,
         phone: Annotated[str | None, Query(max_length=40, description="An applicant's phone number.")] = None,
     ) -> Response:

@@ -91,7 +91,7 @@ class DeadLetterService:
 
 
 class CannotRedo(Exception):
-    """There is no such letter, or no handler for its group: nothing was done."""
+    """There is no such letter: nothing was done."""
 
 
 class Redone(StrEnum):
@@ -103,6 +103,8 @@ class Redone(StrEnum):
     """The handler still cannot apply it: nothing changed but the reason."""
     MALFORMED = "malformed"
     """It never was an event: no handler can take it."""
+    UNHANDLED = "unhandled"
+    """Nobody here handles its group: nothing was done."""
 
 
 class Answer(NamedTuple):
@@ -138,6 +140,14 @@ def list_letters(
         return connection.execute(query.order_by(letter.id).limit(limit)).mappings().all()
 
 
+def places_of_letters(engine: Engine, tables: MessagingTables) -> tuple[set[str], set[str]]:
+    """Topics and groups that have letters, redone ones too."""
+    letter = tables.failed_event.c
+    with engine.connect() as connection:
+        rows = connection.execute(select(letter.topic, letter.consumer_group).distinct()).all()
+    return {topic for topic, _ in rows}, {group for _, group in rows}
+
+
 def show_letter(engine: Engine, tables: MessagingTables, letter_id: int) -> RowMapping | None:
     with engine.connect() as connection:
         query = select(tables.failed_event).where(tables.failed_event.c.id == letter_id)
@@ -171,9 +181,9 @@ def redo(
                 return Answer(letter_id, Redone.MALFORMED, row["reason"])
             setup = groups.get(row["consumer_group"])
             if setup is None:
-                raise CannotRedo(
-                    f"dead letter {letter_id} is of group {row['consumer_group']}, which is not known here"
-                )
+                known = ", ".join(sorted(groups))
+                reason = f"group {row['consumer_group']!r} is not known here; the groups there are: {known}"
+                return Answer(letter_id, Redone.UNHANDLED, reason)
             writing = GroupWriting(
                 tables, row["consumer_group"], setup.handler, probe=probe, sink=setup.sink, decode=setup.decode
             )

@@ -11,7 +11,8 @@ from core.messaging.envelope import Envelope
 from core.storage.event_store import event_as_envelope
 from core.storage.tables import MessagingTables
 
-BEGINNING = datetime(1970, 1, 1, tzinfo=UTC)
+BEGINNING, END = datetime(1970, 1, 1, tzinfo=UTC), datetime(9999, 1, 1, tzinfo=UTC)
+"""Whatever its offset from UTC, an instant between them has a place on the clock of either broker."""
 FETCH_ROWS = 2_000
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
+import psycopg
 from sqlalchemy import Connection, Engine, create_engine, make_url
 from sqlalchemy.exc import DBAPIError, OperationalError
 
@@ -93,6 +94,12 @@ def in_transaction(engine: Engine, work: Callable[[Connection], T], tries: int =
                 raise
             time.sleep(min(0.01 * 2**failures, 1.0))
     raise AssertionError("tries must be at least 1")
+
+
+def lacks_table(error: BaseException) -> bool:
+    """Whether a statement named a table that is not there: the schema was never made in this database."""
+    cause = error.orig if isinstance(error, DBAPIError) else error
+    return isinstance(cause, psycopg.errors.UndefinedTable)
 
 
 def is_transient(error: DBAPIError) -> bool:

@@ -1,5 +1,6 @@
 """Dead letters become rows, and a row can be redone once: effect, inbox row and closed letter together."""
 
+from collections import Counter
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from threading import Thread
@@ -177,13 +178,24 @@ def test_a_malformed_letter_is_kept_and_cannot_be_redone(bench: Bench, cured: di
     assert bytes(kept["body"]) == b"\x00{"
 
 
-def test_no_such_letter_or_group_is_an_error_that_says_so(bench: Bench) -> None:
-    with_letters(bench, order(1))
-    (row,) = list_letters(bench.engine, bench.tables)
+def test_no_such_letter_is_an_error_that_says_so(bench: Bench) -> None:
     with pytest.raises(CannotRedo, match="there is no dead letter 0"):
         redo(bench.engine, bench.tables, 0, {})
-    with pytest.raises(CannotRedo, match="is of group counters, which is not known here"):
-        redo(bench.engine, bench.tables, row["id"], {})
+
+
+def test_a_letter_whose_group_nobody_here_handles_is_left_and_named_and_the_others_are_redone(bench: Bench) -> None:
+    events = [order(1), order(2)]
+    bench.publish(*events)
+    drain(bench.worker(refuse))
+    with_letters(bench, group="others")
+    answers = redo_all(bench.engine, bench.tables, {GROUP: GroupSetup(count_it)})
+    unknown = f"group 'others' is not known here; the groups there are: {GROUP}"
+    assert Counter((answer.outcome, answer.reason) for answer in answers) == {
+        (Redone.UNHANDLED, unknown): 2,
+        (Redone.REDONE, ""): 2,
+    }
+    assert sorted(bench.effects()) == sorted(event.id for event in events)
+    assert [row["consumer_group"] for row in list_letters(bench.engine, bench.tables)] == ["others", "others"]
 
 
 def test_after_the_redo_a_waiting_key_goes_on_in_order(bench: Bench, cured: dict[str, GroupSetup]) -> None:

@@ -13,7 +13,7 @@ from schemathesis import Case, GenerationMode
 from schemathesis.schemas import BaseSchema
 
 from testbed import wiring
-from tests.system.api_server import ORDER
+from tests.system.api_server import ORDER, problem_of
 from tests.system.live_shop import LiveShop, live_shop, settings_for
 
 EXAMPLES = 5
@@ -89,6 +89,17 @@ def test_nothing_that_the_openapi_document_allows_is_answered_500_or_half_writte
     assert sent > 100
     assert shop.count("SELECT count(*) FROM orders") > 1, "some requests must have been taken"
     assert {what: shop.rows(sql) for what, sql in HALF_WRITTEN.items()} == {what: [] for what in HALF_WRITTEN}
+
+
+@pytest.mark.parametrize("since", ["0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-14:00"])
+def test_an_instant_that_no_clock_shows_is_refused(shop: LiveShop, since: str) -> None:
+    for answer in (
+        shop.call("GET", "/admin/audit", admin=True, params={"since": since}),
+        shop.call("POST", "/admin/replay", admin=True, json={"group": "product-metrics", "since": since}),
+    ):
+        assert "since" in problem_of(answer, 422)["errors"][0]["pointer"]
+    for instant in ("1970-01-01T00:00:00+00:00", "9998-12-30T23:59:59-14:00"):
+        assert shop.call("GET", "/admin/audit", admin=True, params={"since": instant}).status_code == 200
 
 
 def test_text_that_the_database_cannot_hold_is_refused_wherever_it_stands(shop: LiveShop) -> None:
