@@ -131,7 +131,7 @@ class _Run:
         self.system.start()
         self.start_ns = time.time_ns() + int((driver_start_s(load) + load.warm_up_s) * 1e9)
         self.system.start_driver({"load": load.model_dump(), "seed": self.seed, "start_ns": self.start_ns})
-        self.recorder.phase("warm_up")
+        self.recorder.phase("warm_up", contract=self.scenario.forbids)
         in_flight = PublishesInFlight(self.folder / "history")
         injector = Injector(
             [_planned(fault, in_flight) for fault in self.scenario.faults], self.system, self.recorder, self._now_s

@@ -65,6 +65,8 @@ class RunFile(BaseModel):
     """Promise, and which setting of each broker gives it."""
     contract: list[str]
     """Names of the anomalies that this run promises not to show."""
+    plan: dict[str, Any] = {}
+    """The scenario as it was run; empty: not known (an older run)."""
     schedule: Schedule = Schedule()
     faults: list[PlannedFault] = []
     history_files: list[str] = Field(min_length=1)

@@ -91,9 +91,11 @@ class Recorder:
     def malformed(self, group: str, topic: str, reason: str) -> None:
         self._event("malformed", group=group, topic=topic, reason=reason)
 
-    def phase(self, phase: str, complete: bool | None = None) -> None:
-        """A phase begins; at `check`, `complete` says whether the drain reached the end."""
-        self._event("phase", phase=phase, **({} if complete is None else {"complete": complete}))
+    def phase(self, phase: str, complete: bool | None = None, contract: Sequence[str] | None = None) -> None:
+        """A phase begins; at `warm_up`, `contract` says what the run promises not to show; at `check`, `complete`
+        whether the drain reached the end."""
+        told = {"complete": complete, "contract": contract}
+        self._event("phase", phase=phase, **{name: fact for name, fact in told.items() if fact is not None})
 
     def fault(self, fault: str, action: str, target: str, detail: str = "") -> None:
         """Call at the instant of true effect; `action` is inject or heal."""

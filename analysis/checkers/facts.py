@@ -42,6 +42,7 @@ SAID = {
     "format": "INTEGER",
     "phase": "VARCHAR",
     "complete": "BOOLEAN",
+    "contract": "VARCHAR[]",
     "fault": "VARCHAR",
     "action": "VARCHAR",
     "target": "VARCHAR",

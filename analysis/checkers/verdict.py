@@ -71,11 +71,14 @@ class Judgement:
 
 def judge(facts: Facts) -> Judgement:
     """Run every checker over one run's facts. May raise BrokenHistory; see `judge_folder` for the careful door."""
-    contract = sorted(set(facts.run.contract))
+    promised = _promised(facts)
+    contract = sorted(promised.union(facts.run.contract))
     for name in contract:
         if name not in ANOMALIES:
             raise UnknownAnomaly(name)
     doubts = _doubts(facts)
+    if lacking := sorted(promised.difference(facts.run.contract)):
+        doubts.append(f"the contract in run.json lacks {', '.join(lacking)}, which the run promised at its start")
     drained = not _drain_doubts(facts)
     loss.uncertain_publishes(facts)
     loss.account(facts, drained)
@@ -124,6 +127,12 @@ def judge_folder(folder: Path, then: Callable[[Facts, Judgement], None] | None =
     # A checker that crashes has shown nothing: the one place where any error at all becomes an answer.
     except Exception as error:  # noqa: BLE001
         return unjudged(f"the checker itself failed: {type(error).__name__}: {str(error)[:300]}")
+
+
+def _promised(facts: Facts) -> set[str]:
+    """What the history and the plan say of the contract: run.json's own word could be changed by itself."""
+    told = facts.rows("SELECT DISTINCT unnest(contract) FROM said WHERE step = 'phase'")
+    return {str(name) for (name,) in told}.union(map(str, facts.run.plan.get("forbids", ())))
 
 
 def _doubts(facts: Facts) -> list[str]:

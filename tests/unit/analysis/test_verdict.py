@@ -147,6 +147,25 @@ def test_an_anomaly_that_the_contract_allows_is_reported_and_not_punished(tmp_pa
     assert (found.word, found.counts["lost"]) == ("valid", 1)
 
 
+@pytest.mark.parametrize("told_by", ["history", "plan"])
+def test_a_promise_taken_out_of_run_json_alone_still_counts_and_what_lacks_it_is_not_valid(
+    told_by: str, tmp_path: Path
+) -> None:
+    for name, plants, code in (("kept", ["nothing"], 2), ("broken", ["double an effect"], 1)):
+        run = planted(*plants)
+        if told_by == "history":
+            run.lines("phase")[0]["contract"] = run.run["contract"]
+        else:
+            run.run["plan"] = {"forbids": run.run["contract"]}
+        run.run["contract"] = ["lost"]
+        folder = run.write(tmp_path / name)
+        found, text = run_cli("verify", folder)
+        assert found == code, text
+        told = "duplicated_effects, out_of_order, phantom, unstored"
+        assert f"because the contract in run.json lacks {told}, which the run promised at its start" in text
+        assert "duplicated_effects" in judge_folder(folder).contract
+
+
 def test_a_dead_letter_on_record_is_not_lost_and_one_not_on_record_is(tmp_path: Path) -> None:
     run = planted("drop an effect")
     gone = next(
