@@ -18,8 +18,14 @@ from core.outbox.decisions import Failure, Row
 from core.storage.event_store import event_as_envelope
 from core.storage.tables import MessagingTables
 
-LOST = (DBAPIError, psycopg.OperationalError, psycopg.InterfaceError, psycopg.errors.AdminShutdown)
-"""What a lost or restarted database raises here."""
+LOST = (
+    DBAPIError,
+    psycopg.OperationalError,
+    psycopg.InterfaceError,
+    psycopg.errors.AdminShutdown,
+    psycopg.errors.ReadOnlySqlTransaction,
+)
+"""What a lost or restarted database raises here; the last one a standby that was not yet promoted."""
 
 # Nested loops over the primary key, whatever the statistics of a table that is empty one second and full the next say.
 PLANNER = (

@@ -372,6 +372,33 @@ def test_a_relay_without_its_tables_says_so_instead_of_waiting(outbox: Outbox) -
         Relay(engine, tables, Wire(), QUICK).run(threading.Event())
 
 
+def test_a_relay_goes_on_when_its_database_was_read_only_for_a_while(
+    outbox: Outbox, caplog: pytest.LogCaptureFixture
+) -> None:
+    engine, tables = outbox
+    others = "datname = current_database() AND pid <> pg_backend_pid()"
+
+    def turn(word: str) -> None:
+        with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            # As after a failover: connections are lost, and the server that then answers takes no writes.
+            connection.exec_driver_sql("SET default_transaction_read_only = off")
+            name = engine.url.database
+            connection.exec_driver_sql(f"ALTER DATABASE {name} SET default_transaction_read_only = {word}")
+            connection.exec_driver_sql(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE {others}")
+        engine.dispose()
+
+    wire = Wire()
+    with relaying(engine, tables, wire):
+        write(engine, tables, event("o-1", 1))
+        until(lambda: is_empty(engine))
+        turn("on")
+        until(lambda: any("in a read-only transaction" in str(vars(line).get("error")) for line in caplog.records))
+        turn("off")
+        write(engine, tables, event("o-1", 2))
+        until(lambda: is_empty(engine))
+    assert set(wire.sequences("o-1")) == {1, 2}
+
+
 def test_a_take_over_waits_for_a_mark_under_way(outbox: Outbox) -> None:
     engine, tables = outbox
     with DriverSession(engine) as leases, engine.connect() as marking:
