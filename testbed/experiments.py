@@ -4,8 +4,6 @@ Not here: many of them (`comparing`), their faults made fewer (`shrinking`), one
 """
 
 import contextlib
-import shutil
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -28,6 +26,7 @@ from servers.lifecycle import ServerFailed
 from servers.process import free_ports
 from testbed import services, wiring
 from testbed.driven_lab import LABS
+from testbed.homes import home
 from testbed.services import Services
 from testbed.settings import SEAMS, SettingError, Settings, read_settings
 
@@ -204,14 +203,10 @@ def run_once(
     if (folder / "run.json").exists():
         raise SettingError(f"{folder} holds a run already; name another folder with --out or remove it")
     folder.mkdir(parents=True, exist_ok=True)
-    # Services live outside the run's folder: their data is large and their configuration holds passwords.
-    home = Path(tempfile.mkdtemp(prefix="testbed-run-"))
-    # PostgreSQL runs as a user of its own when root starts it, and has to pass through.
-    home.chmod(0o755)
     show = board.follow(f"{scenario.name} on {settings.broker}", scenario.load.warm_up_s + scenario.load.duration_s)
     try:
         show(Moment("start", 20, "services"))
-        with services_of(scenario, settings.broker, home, provider) as (running, proxy):
+        with home() as inside, services_of(scenario, settings.broker, inside, provider) as (running, proxy):
             recorder = Recorder(folder / "history", "parent")
             lab = LABS[scenario.load.level](running, settings, scenario, folder, recorder, proxy)
             try:
@@ -225,8 +220,6 @@ def run_once(
         if (folder / "run.json").exists():
             write_verdict(folder)
         raise
-    finally:
-        shutil.rmtree(home, ignore_errors=True)
     show(Moment("check", 0, "verdict"))
     return write_verdict(folder)
 

@@ -224,20 +224,31 @@ def test_each_anomaly_planted_in_a_real_run_gives_exactly_that_finding(
         assert (found.word, {name: extra for name, extra in counts.items() if extra}) == (word, more), plant.__name__
 
 
-def test_an_interrupted_run_stops_everything_and_leaves_an_unknown_verdict(tmp_path: Path) -> None:
-    folder = tmp_path / "run"
+@pytest.mark.parametrize(
+    ("number", "begun"),
+    [(signal.SIGTERM, "tmp/testbed-run-*/rabbitmq/rabbitmq.log"), (signal.SIGINT, "run/history/driver-*.ndjson")],
+    ids=["SIGTERM-services-start", "SIGINT-load"],
+)
+def test_an_interrupted_run_stops_everything_and_leaves_an_unknown_verdict(
+    tmp_path: Path, number: signal.Signals, begun: str
+) -> None:
+    folder, temporary = tmp_path / "run", tmp_path / "tmp"
+    temporary.mkdir()
     command = [sys.executable, "-m", "testbed.cli", "run", "steady", "--broker", "rabbitmq", "--out", str(folder)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    environment = {**os.environ, "TMPDIR": str(temporary)}
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     deadline = time.monotonic() + 120
-    while not list((folder / "history").glob("driver-*.ndjson")) and time.monotonic() < deadline:
+    while not list(tmp_path.glob(begun)) and time.monotonic() < deadline:
         assert process.poll() is None, process.communicate()[0]
         time.sleep(0.1)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     said = process.communicate(timeout=120)[0]
     assert process.returncode == 2, said
-    assert json.loads((folder / "verdict.json").read_text())["verdict"] == "unknown", said
-    left = [pid for pid in os.listdir("/proc") if pid.isdigit() and _belongs(int(pid), folder)]
+    if number is signal.SIGINT:
+        assert json.loads((folder / "verdict.json").read_text())["verdict"] == "unknown", said
+    left = [pid for pid in os.listdir("/proc") if pid.isdigit() and _belongs(int(pid), tmp_path)]
     assert left == []
+    assert list(temporary.iterdir()) == []
 
 
 def _belongs(pid: int, folder: Path) -> bool:
