@@ -285,14 +285,13 @@ def _values(runs: Sequence[Result], value: Value) -> list[float] | None:
 SENTENCES = 4
 
 
-def answer(results: Sequence[Result]) -> list[str]:
-    """The answer first: a few sentences a reader may quote. The table of `compared` stands below them."""
+def answer(results: Sequence[Result], rows: Sequence[Compared]) -> list[str]:
+    """The answer first: a few sentences a reader may quote. `rows`: `compared`, whose table stands below them."""
     sentences = [_promises([result for result in results if not result.naive])] if results else [_promises([])]
     if all(result.naive for result in results) and results:
         sentences = []
     sentences += _naive([result for result in results if result.naive])
     sentences += _never_recovered([result for result in results if not result.naive])
-    rows = compared(results)
     sure = [row for row in rows if row.estimate is not None]
     if sure:
         lower = {

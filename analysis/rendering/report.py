@@ -4,18 +4,19 @@ page loads nothing.
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from analysis.broker_level import beside, carried
+from analysis.broker_level import Carried, beside, carried
 from analysis.checkers.verdict import COUNTS, write_json
-from analysis.claims import answered
+from analysis.claims import Answered, answered
 from analysis.comparison import Comparison
-from analysis.findings import Result, answer, by_case, cautions, compared
-from analysis.heat import fault_of, squares
+from analysis.findings import Compared, Result, answer, by_case, cautions, compared
+from analysis.heat import Square, fault_of, squares
 from analysis.limits import limits
 from analysis.rendering import charts, content
 from analysis.timing.latency import STAGES
@@ -23,7 +24,6 @@ from analysis.verdict import stored_verdict, write_verdict
 from history.reader import BrokenHistory, read_run
 
 LARGEST_BYTES = 6 * 2**20
-KEPT_COLOURS = {"kept": charts.KEPT, "broke": charts.BROKE, "unknown": charts.DOUBT}
 
 
 def render(folders: Sequence[Path], out: Path, comparison: Comparison | None = None) -> Path:
@@ -34,14 +34,15 @@ def render(folders: Sequence[Path], out: Path, comparison: Comparison | None = N
     """
     results = read_results(folders, comparison)
     out.parent.mkdir(parents=True, exist_ok=True)
-    page = arrange(results, comparison)
+    findings = find(results)
+    page = arrange(results, findings, comparison)
     (out.parent / "charts").mkdir(exist_ok=True)
     for chart in (*page["overall"], *(chart for section in page["sections"] for chart in section["charts"])):
         (out.parent / "charts" / chart["file"]).write_text(charts.standalone(chart["svg"]), encoding="utf-8")
     for ending, html in ((".html", True), (".md", False)):
         text = _environment(html).get_template(f"report{ending}").render(page)
         out.with_suffix(ending).write_text(text, encoding="utf-8")
-    write_json(out.with_suffix(".json"), for_programs(results, comparison))
+    write_json(out.with_suffix(".json"), for_programs(results, findings, comparison))
     return out
 
 
@@ -73,45 +74,67 @@ def _name(folder: Path, beside: Sequence[Path]) -> str:
     return folder.name
 
 
-def arrange(results: Sequence[Result], comparison: Comparison | None) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Findings:
+    """What is said of the runs, on the page and in `report.json`."""
+
+    answer: list[str]
+    cautions: list[str]
+    compared: list[Compared]
+    beside: list[str]
+    carried: list[Carried]
+    squares: list[Square]
+    claims: list[Answered]
+    limits: list[str]
+
+
+def find(results: Sequence[Result]) -> Findings:
+    """Once a report: the intervals take long."""
+    rows = compared(results)
+    return Findings(
+        answer=answer(results, rows),
+        cautions=cautions(results),
+        compared=rows,
+        beside=beside(results),
+        carried=carried(results),
+        squares=squares(results),
+        claims=answered(results),
+        limits=limits(results),
+    )
+
+
+def arrange(results: Sequence[Result], findings: Findings, comparison: Comparison | None) -> dict[str, Any]:
     """All that the templates show."""
     shown = content.shown(results)
-    rows = compared(results)
-    sure = [row for row in rows if row.estimate is not None]
+    sure = [row for row in findings.compared if row.estimate is not None]
     settings = [row for field in ("strategies", "schedule", "settings") for row in content.table(shown, field)]
     return {
-        "answer": answer(results),
-        "cautions": cautions(results),
-        "compared": sure or rows,
-        "compared_once": [row for row in rows if row.estimate is None] if sure else [],
-        "beside": beside(results),
-        "carried": carried(results),
+        **vars(findings),
+        "compared": sure or findings.compared,
+        "compared_once": [row for row in findings.compared if row.estimate is None] if sure else [],
         "comparison": comparison,
         "left_out": content.left_out(comparison) if comparison else [],
         "results": results,
         "sections": [_section(case, runs) for case, runs in content.detailed(results).items()],
-        "overall": _overall(results),
+        "overall": _overall(results, findings.squares),
         "columns": content.columns(results),
         "grouped": list(results) if len(results) <= content.SIDE_BY_SIDE else [],
         "counts": COUNTS,
         "meanings": content.MEANINGS,
         "books": content.books(results),
         "stages": STAGES,
-        "squares": squares(results),
-        "claims": answered(results),
         "equivalents": content.equivalents(results),
         "shown": shown,
         "settings": settings,
         "versions": content.table(shown, "versions") + content.table(shown, "machine"),
         "anomalies": content.anomalies(results),
-        "limits": limits(results),
         "again": content.again(comparison) if comparison else "",
         "lines": [(result, content.reproduce(result)) for result in results],
         "dark_rules": Markup(charts.DARK_RULES),
     }
 
 
-def _overall(results: Sequence[Result]) -> list[dict[str, str]]:
+def _overall(results: Sequence[Result], squares: Sequence[Square]) -> list[dict[str, str]]:
     """Charts over all cases."""
     plain = [result for result in results if not result.naive]
     swept = [
@@ -124,11 +147,7 @@ def _overall(results: Sequence[Result]) -> list[dict[str, str]]:
     cheapest = cases.get("steady") or next(iter(cases.values()), [])
     # Most faults meet the default only: the table has them, the picture compares.
     tried = {fault_of(result) for result in results if result.naive}
-    heat = [
-        charts.Square(each.strategy, each.fault, each.broker, each.text, KEPT_COLOURS[each.word])
-        for each in squares(results)
-        if each.fault in tried
-    ]
+    heat = [square for square in squares if square.fault in tried]
     drawn = [
         ("rates", "Latency from request to effect by the rate of orders; solid p50, dashed p99", charts.against_rate(
             swept, "request_to_apply", "Latency against rate")),
@@ -175,21 +194,21 @@ def _section(case: str, runs: list[Result]) -> dict[str, Any]:
     }
 
 
-def for_programs(results: Sequence[Result], comparison: Comparison | None) -> dict[str, Any]:
+def for_programs(results: Sequence[Result], findings: Findings, comparison: Comparison | None) -> dict[str, Any]:
     """`report.json`: what the report says, and of each run what can be compared; no lives and no series."""
     left = ("series", "curves", "lives", "groups")
     return {
         "format": 1,
-        "answer": answer(results),
-        "cautions": cautions(results),
+        "answer": findings.answer,
+        "cautions": findings.cautions,
         "compared": [
             {**row._asdict(), "estimate": vars(row.estimate) if row.estimate else None, "difference": row.difference}
-            for row in compared(results)
+            for row in findings.compared
         ],
-        "beside": beside(results),
-        "carried": [row._asdict() for row in carried(results)],
-        "claims": [claim._asdict() for claim in answered(results)],
-        "limits": limits(results),
+        "beside": findings.beside,
+        "carried": [row._asdict() for row in findings.carried],
+        "claims": [claim._asdict() for claim in findings.claims],
+        "limits": findings.limits,
         "comparison": comparison.model_dump(mode="json") if comparison else None,
         "runs": [
             {

@@ -24,20 +24,24 @@ def result(
     return Result(name or broker, made, fields | verdict)
 
 
+def told(results: list[Result]) -> list[str]:
+    return answer(results, compared(results))
+
+
 def test_two_valid_runs_are_both_said_to_have_kept_their_promises() -> None:
-    text = answer([result("kafka"), result("rabbitmq")])
+    text = told([result("kafka"), result("rabbitmq")])
     assert text[0] == (
         "All 2 runs on kafka and rabbitmq kept every promise of the contract over 10,000 committed events."
     )
 
 
 def test_a_broken_promise_comes_first_and_no_run_is_called_all() -> None:
-    text = answer([result("kafka"), result("rabbitmq", verdict="invalid", reasons=["lost = 3 (g 3)"])])[0]
+    text = told([result("kafka"), result("rabbitmq", verdict="invalid", reasons=["lost = 3 (g 3)"])])[0]
     assert text.startswith("Rabbitmq broke its contract (lost = 3 (g 3)); 1 run on kafka kept every promise")
 
 
 def test_single_runs_claim_no_difference() -> None:
-    text = answer([result("kafka", 12.0), result("rabbitmq", 5.0)])[1]
+    text = told([result("kafka", 12.0), result("rabbitmq", 5.0)])[1]
     assert text == (
         "In steady, after sigkill, until confirmed and applied again: 12 s on kafka and 5 s on rabbitmq; "
         "fewer than 3 repeats: no difference is claimed."
@@ -46,20 +50,20 @@ def test_single_runs_claim_no_difference() -> None:
 
 def test_repeats_that_differ_carry_an_interval_and_repeats_that_overlap_show_no_difference() -> None:
     apart = [result("kafka", 12.0 + n) for n in range(5)] + [result("rabbitmq", 5.0 + n / 10) for n in range(5)]
-    assert answer(apart)[1:3] == [
+    assert told(apart)[1:3] == [
         "Of 2 figures with an interval, kafka is lower in 0 and rabbitmq in 1; 1 show no difference.",
         "In steady, after sigkill, until confirmed and applied again: 14 s on kafka and 5.2 s on rabbitmq; kafka over "
         "rabbitmq: 2.69 (2.31 to 3.08, n = 5).",
     ]
     same = [result(broker, 5.0 + n) for broker in ("kafka", "rabbitmq") for n in range(5)]
-    assert "2 show no difference" in answer(same)[1]
-    assert "no difference shown" in answer(same)[2]
+    assert "2 show no difference" in told(same)[1]
+    assert "no difference shown" in told(same)[2]
     assert {row.difference for row in compared(same)} == {"no difference shown"}
 
 
 def test_runs_that_could_not_be_judged_are_compared_in_nothing() -> None:
     unknown = result("rabbitmq", verdict="unknown", reasons=["the drain was cut short"])
-    assert answer([result("kafka"), unknown])[1:] == ["No figure of these runs compares the brokers."]
+    assert told([result("kafka"), unknown])[1:] == ["No figure of these runs compares the brokers."]
     assert "rabbitmq could not be judged: the drain was cut short." in cautions([result("kafka"), unknown])
 
 
@@ -113,7 +117,7 @@ def test_a_run_on_a_machine_that_was_a_sixth_slower_is_too_noisy_and_compared_in
 def test_many_runs_of_one_weakness_are_summed_up() -> None:
     runs = [result(broker, name=f"{broker}/{n}", measured_s=5.0) for broker in ("kafka", "rabbitmq") for n in range(4)]
     assert cautions(runs) == ["8 runs are too short to conclude from: kafka/0, kafka/1 and 6 more."]
-    assert answer(runs)[-1] == "No figure of these runs compares the brokers."
+    assert told(runs)[-1] == "No figure of these runs compares the brokers."
 
 
 def test_a_naive_variant_that_breaks_its_contract_is_not_the_shop_breaking_it() -> None:
@@ -122,15 +126,15 @@ def test_a_naive_variant_that_breaks_its_contract_is_not_the_shop_breaking_it() 
         "kafka", run={"strategies": {"publish": "direct-after-commit", "consume": "inbox"}}, verdict="invalid",
         reasons=["lost = 3 (g 3)"], anomalies=lost,
     )  # fmt: skip
-    text = answer([result("kafka"), naive])
+    text = told([result("kafka"), naive])
     assert text[0] == "1 run on kafka kept every promise of the contract over 5,000 committed events."
     assert text[1] == "With publish=direct-after-commit the shop broke its contract in 1 of 1 run (lost)."
-    assert not answer([naive])[0].startswith("There is no run")
+    assert not told([naive])[0].startswith("There is no run")
 
 
 def test_a_recovery_that_never_came_is_said_and_not_left_out_of_a_median() -> None:
     runs = [result("kafka", None, name="kafka/1"), result("rabbitmq")]
-    assert "In kafka/1 no message that was sent after sigkill was seen confirmed and applied." in answer(runs)
+    assert "In kafka/1 no message that was sent after sigkill was seen confirmed and applied." in told(runs)
     assert not [row for row in compared(runs) if "sigkill" in row.what]
 
 

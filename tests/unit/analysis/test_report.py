@@ -95,7 +95,7 @@ def test_the_markdown_has_whole_tables(report: Path) -> None:
 
 def page_of(folder: Path, monkeypatch: pytest.MonkeyPatch, *runs: Made) -> str:
     """The Markdown of a report, its charts left out."""
-    monkeypatch.setattr("analysis.rendering.report._overall", lambda results: [])
+    monkeypatch.setattr("analysis.rendering.report._overall", lambda *_: [])
     monkeypatch.setattr("analysis.rendering.content.detailed", lambda results: {})
     comparison = write(folder, [(run, int(run.run["seed"]), "held") for run in runs])
     out = render(run_folders(folder, comparison), folder / "report.html", comparison)

@@ -84,7 +84,7 @@ def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
             "charts": [],
         },
     )
-    monkeypatch.setattr("analysis.rendering.report._overall", lambda results: [])
+    monkeypatch.setattr("analysis.rendering.report._overall", lambda *_: [])
 
 
 def keeps(rate_per_s: float) -> Judge:
