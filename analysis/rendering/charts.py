@@ -7,17 +7,18 @@ one picture serves both. Lines differ by dash as well as colour.
 import re
 from collections.abc import Mapping, Sequence
 from html import escape
-from typing import Any, NamedTuple
+from typing import Any
 
 import altair
 import vl_convert
 
 from analysis.findings import Result
+from analysis.heat import Square
 
 INK, GRID, BAND = "#24292f", "#d8dee4", "#f3d9d6"
 BROKER_COLOURS = {"kafka": "#0b62c4", "rabbitmq": "#b34700", "memory": "#6639ba"}
 OTHER_COLOUR = "#57606a"
-KEPT, BROKE, DOUBT = "#cdeed5", "#f7c9c4", "#f6e2b3"
+WORD_COLOURS = {"kept": "#cdeed5", "broke": "#f7c9c4", "unknown": "#f6e2b3"}
 """Of the heat map; its words say the same."""
 DARK = {
     INK: "#d5dbe1",
@@ -27,9 +28,9 @@ DARK = {
     "#b34700": "#ff9d57",
     "#6639ba": "#bc9cff",
     OTHER_COLOUR: "#9aa4ae",
-    KEPT: "#1d4a2a",
-    BROKE: "#6b2a26",
-    DOUBT: "#57430f",
+    WORD_COLOURS["kept"]: "#1d4a2a",
+    WORD_COLOURS["broke"]: "#6b2a26",
+    WORD_COLOURS["unknown"]: "#57430f",
 }
 
 DARK_RULES = "".join(
@@ -169,27 +170,16 @@ def against_rate(runs: Sequence[Result], stage: str, title: str) -> str:
     return _svg(chart, title)
 
 
-class Square(NamedTuple):
-    """One field of the heat map."""
-
-    row: str
-    column: str
-    broker: str
-    text: str
-    colour: str
-
-
 def heat_map(squares: Sequence[Square], title: str) -> str:
     """Strategies down, faults across, a block a broker; the words say what the colours show."""
     if not squares:
         return ""
-    rows = [square._asdict() for square in squares]
-    columns = list(dict.fromkeys(square.column for square in squares))
+    rows = [{**square._asdict(), "colour": WORD_COLOURS[square.word]} for square in squares]
+    faults, strategies = (list(dict.fromkeys(row[name] for row in rows)) for name in ("fault", "strategy"))
     base = altair.Chart(_data(rows)).encode(
-        x=altair.X("column:N", title=None, sort=columns, axis=altair.Axis(labelAngle=-35, labelLimit=220)),
-        y=altair.Y("row:N", title=None, sort=list(dict.fromkeys(s.row for s in squares)),
-                   axis=altair.Axis(labelLimit=220)),
-    )  # fmt: skip
+        x=altair.X("fault:N", title=None, sort=faults, axis=altair.Axis(labelAngle=-35, labelLimit=220)),
+        y=altair.Y("strategy:N", title=None, sort=strategies, axis=altair.Axis(labelLimit=220)),
+    )
     boxes = base.mark_rect(stroke=GRID).encode(color=altair.Color("colour:N", scale=None))
     texts = base.mark_text(fontSize=9, color=INK, limit=SQUARE_PX - 6).encode(text="text:N")
     blocks = [
