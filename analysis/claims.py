@@ -9,7 +9,7 @@ from itertools import product
 from statistics import median
 from typing import NamedTuple
 
-from analysis.findings import Result, conclusive, on
+from analysis.findings import Result, conclusive, figure, many, on
 
 Look = Callable[[Sequence[Result]], list[str]]
 Which = Callable[[Result], bool]
@@ -70,7 +70,7 @@ def totals(which: Which, *counts: str) -> Look:
     def look(results: Sequence[Result]) -> list[str]:
         return [
             f"{case} on {broker}: {', '.join(f'{name} {_sum(runs, name):,}' for name in counts)} "
-            f"of {_sum(runs, 'committed'):,} committed ({_runs(runs)})"
+            f"of {_sum(runs, 'committed'):,} committed ({many(len(runs), 'run')})"
             for case, broker, runs in _grouped(results, which)
         ]
 
@@ -83,7 +83,7 @@ def overall(which: Which, *counts: str) -> Look:
     def look(results: Sequence[Result]) -> list[str]:
         return [
             f"{broker}: {', '.join(f'{name} {_sum(runs, name):,}' for name in counts)} "
-            f"of {_sum(runs, 'committed'):,} committed ({_runs(runs)})"
+            f"of {_sum(runs, 'committed'):,} committed ({many(len(runs), 'run')})"
             for broker in ("kafka", "rabbitmq")
             if (runs := [run for run in on(results, broker) if which(run)])
         ]
@@ -101,9 +101,9 @@ def spans(which: Which, *stages: str) -> Look:
             for stage in stages:
                 p50, p99 = (_median([run.latency_ms(stage, p) for run in runs]) for p in ("p50", "p99"))
                 if p50 is not None and p99 is not None:
-                    parts.append(f"{stage} p50 {_figure(p50)} ms, p99 {_figure(p99)} ms")
+                    parts.append(f"{stage} p50 {figure(p50)} ms, p99 {figure(p99)} ms")
             if parts:
-                found.append(f"{case} on {broker}: {'; '.join(parts)} ({_runs(runs)})")
+                found.append(f"{case} on {broker}: {'; '.join(parts)} ({many(len(runs), 'run')})")
         return found
 
     return look
@@ -119,11 +119,8 @@ def back_after(*faults: str) -> Look:
                 runs = [r for r in on(results, broker) if default_in()(r) and fault in r.verdict["recovery_s"]]
                 values = [run.verdict["recovery_s"][fault] for run in runs]
                 if values:
-                    never = sum(value is None for value in values)
-                    middle = _median(values)
-                    said = (
-                        f"never in {never} of {_runs(runs)}" if never else f"{_figure(middle or 0)} s ({_runs(runs)})"
-                    )
+                    never, of = sum(value is None for value in values), many(len(runs), "run")
+                    said = f"never in {never} of {of}" if never else f"{figure(_median(values) or 0)} s ({of})"
                     found.append(f"after {fault} on {broker}: {said}")
         return found
 
@@ -158,7 +155,7 @@ def highest_rate(results: Sequence[Result]) -> list[str]:
 def burst(results: Sequence[Result]) -> list[str]:
     """What a spike did to the API and to the outbox."""
     return [
-        f"spike on {run.broker}: request_to_commit p99 {_figure(run.latency_ms('request_to_commit', 'p99') or 0)} ms, "
+        f"spike on {run.broker}: request_to_commit p99 {figure(run.latency_ms('request_to_commit', 'p99') or 0)} ms, "
         f"outbox at most {_highest(run, 'outbox_messages'):,.0f}, lag at most {_highest(run, 'lag_messages'):,.0f} "
         f"messages, lost {run.count('lost') or 0:,}"
         for run in results
@@ -203,14 +200,6 @@ def _median(values: Sequence[float | None]) -> float | None:
 
 def _highest(run: Result, column: str) -> float:
     return max((value for value in run.verdict["series"].get(column, []) if value is not None), default=0.0)
-
-
-def _runs(runs: Sequence[Result]) -> str:
-    return "1 run" if len(runs) == 1 else f"{len(runs)} runs"
-
-
-def _figure(value: float) -> str:
-    return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
 
 
 DIRECT = ("publish=direct-after-commit", "publish=direct-in-transaction", "publish=after_commit", "publish=inline")

@@ -299,7 +299,7 @@ def answer(results: Sequence[Result], rows: Sequence[Compared]) -> list[str]:
         }
         none_shown = sum(row.difference == "no difference shown" for row in sure)
         sentences.append(
-            f"Of {_many(len(sure), 'figure')} with an interval, kafka is lower in {lower['kafka']} and rabbitmq in "
+            f"Of {many(len(sure), 'figure')} with an interval, kafka is lower in {lower['kafka']} and rabbitmq in "
             f"{lower['rabbitmq']}; {none_shown} show no difference."
         )
         shown = sorted((row for row in sure if row.difference != "no difference shown"), key=_strength, reverse=True)
@@ -317,7 +317,7 @@ def _strength(row: Compared) -> float:
 
 
 def _sentence(row: Compared) -> str:
-    figures = f"{_figure(row.kafka)} {row.unit} on kafka and {_figure(row.rabbitmq)} {row.unit} on rabbitmq"
+    figures = f"{figure(row.kafka)} {row.unit} on kafka and {figure(row.rabbitmq)} {row.unit} on rabbitmq"
     said = row.difference if row.estimate is None else f"kafka over rabbitmq: {row.estimate}"
     return f"In {row.case}, {row.what}: {figures}; {said}."
 
@@ -345,11 +345,11 @@ def _promises(results: Sequence[Result]) -> str:
             "; ".join(f"{run.name} broke its contract ({'; '.join(run.verdict['reasons'])})" for run in invalid)
         )
     if unknown:
-        parts.append(f"{_runs(len(unknown))} could not be judged")
+        parts.append(f"{many(len(unknown), 'run')} could not be judged")
     if valid:
         committed = sum(run.count("committed") or 0 for run in valid)
         parts.append(
-            f"{'all ' if len(valid) == len(results) > 1 else ''}{_runs(len(valid))} on "
+            f"{'all ' if len(valid) == len(results) > 1 else ''}{many(len(valid), 'run')} on "
             f"{' and '.join(sorted({run.broker for run in valid}))} kept every promise of the contract "
             f"over {committed:,} committed events"
         )
@@ -368,22 +368,19 @@ def _naive(results: Sequence[Result]) -> list[str]:
         )
         names = ", ".join(strategy)
         if broke:
-            said = f"broke its contract in {len(broke)} of {_runs(len(runs))} ({', '.join(what) or 'its books'})"
+            said = f"broke its contract in {len(broke)} of {many(len(runs), 'run')} ({', '.join(what) or 'its books'})"
         else:
             judged = sum(run.word != "unknown" for run in runs)
-            said = f"broke nothing in the {_runs(judged)} that could be judged"
+            said = f"broke nothing in the {many(judged, 'run')} that could be judged"
         found.append(f"With {names} the shop {said}.")
     return found
 
 
-def _runs(number: int) -> str:
-    return _many(number, "run")
-
-
-def _many(number: int, noun: str) -> str:
+def many(number: int, noun: str) -> str:
+    """`1 run`, `2 runs`."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
-def _figure(value: float) -> str:
-    """Three digits where it is small; no exponent where it is large."""
-    return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
+def figure(value: float) -> str:
+    """Three digits where it is small; thousands apart and no exponent where it is large."""
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"

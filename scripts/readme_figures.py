@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from analysis.findings import figure
+
 ROOT = Path(__file__).resolve().parents[1]
 SAMPLE = ROOT / "reports" / "sample" / "report.json"
 BEGIN = "<!-- figures: scripts/readme_figures.py writes this from reports/sample/report.json -->"
@@ -43,11 +45,6 @@ def block(report: dict[str, Any]) -> str:
     if report["cautions"]:
         lines += ["", "What weakens it:", "", *(f"- {caution}" for caution in report["cautions"])]
     return "\n".join(lines)
-
-
-def figure(value: float) -> str:
-    """Three digits where it is small."""
-    return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
 
 
 def written(readme: str, text: str) -> str:

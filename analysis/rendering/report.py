@@ -15,7 +15,7 @@ from analysis.broker_level import Carried, beside, carried
 from analysis.checkers.verdict import COUNTS, write_json
 from analysis.claims import Answered, answered
 from analysis.comparison import Comparison
-from analysis.findings import Compared, Result, answer, by_case, cautions, compared
+from analysis.findings import Compared, Result, answer, by_case, cautions, compared, figure
 from analysis.heat import Square, fault_of, squares
 from analysis.limits import limits
 from analysis.rendering import charts, content
@@ -238,20 +238,16 @@ def _environment(html: bool) -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["figure"] = figure
+    environment.filters["figure"] = figure_or_text
     environment.filters["cell"] = cell
     return environment
 
 
-def figure(value: object) -> str:
-    """A number for people: thousands apart, three digits where it is small; a dash for none."""
+def figure_or_text(value: object) -> str:
+    """A dash for none."""
     if value is None:
         return "–"
-    if isinstance(value, float) and value != int(value):
-        return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
-    if isinstance(value, int | float):
-        return f"{int(value):,}"
-    return str(value)
+    return figure(value) if isinstance(value, int | float) else str(value)
 
 
 def cell(value: object) -> str:
