@@ -28,7 +28,7 @@ from core.commands.orders import (
     confirm_order,
     create_order,
 )
-from core.commands.requests import ask_of
+from core.commands.requests import Answer, ask_of
 from core.domain.orders import Line, OrderStatus
 from core.queries.orders import find_order, list_orders
 
@@ -57,13 +57,8 @@ def orders_router(context: Context, tokens: TokenSettings, create: CreatesOrder 
             shipping_address=body.shipping_address,
             card_type=body.card_type,
         )
-        ask = ask_of(caller.id, idempotency_key, "POST orders", command) if idempotency_key is not None else None
-        answer = create(context, command, correlation_id, ask)
-        order_id = orjson.loads(answer.body)["id"]
-        headers = {"Location": f"/api/v1/orders/{order_id}", "X-Correlation-Id": correlation_id}
-        if answer.is_repeat:
-            headers["Idempotent-Replay"] = "true"
-        return Response(answer.body, answer.status, headers, media_type="application/json")
+        ask = ask_of(caller.id, idempotency_key, "POST orders", command)
+        return created("orders", create(context, command, correlation_id, ask), correlation_id)
 
     @router.get("/orders/{order_id}", response_model=OrderAnswer, responses=problems_of(401, 404, 503))
     def get_order(request: Request, order_id: str) -> Response:
@@ -133,6 +128,15 @@ def correlation_of(idempotency_key: str | None, context: Context) -> str:
     if not KEY.fullmatch(idempotency_key):
         raise Problem(400, "An Idempotency-Key is 1 to 100 visible ASCII characters.")
     return idempotency_key
+
+
+def created(kind: str, answer: Answer, correlation_id: str) -> Response:
+    """The answer, with the place of what was made: /api/v1/`kind`/{id}."""
+    made = orjson.loads(answer.body)["id"]
+    headers = {"Location": f"/api/v1/{kind}/{made}", "X-Correlation-Id": correlation_id}
+    if answer.is_repeat:
+        headers["Idempotent-Replay"] = "true"
+    return Response(answer.body, answer.status, headers, media_type="application/json")
 
 
 def uuid_of(text: str, kind: str) -> UUID:

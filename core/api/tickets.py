@@ -7,7 +7,7 @@ from fastapi import APIRouter, Header, Request, Response
 
 from core.api.body import JsonRoute
 from core.api.models import TicketAnswer, TicketRequest, problems_of
-from core.api.orders import correlation_of, uuid_of
+from core.api.orders import correlation_of, created, uuid_of
 from core.api.problems import Problem
 from core.api.tokens import TokenSettings, caller_of
 from core.commands.context import Context
@@ -34,13 +34,8 @@ def tickets_router(context: Context, tokens: TokenSettings, phone_key: bytes) ->
         correlation_id = correlation_of(idempotency_key, context)
         phone = plain_phone(body.phone.get_secret_value())
         command = ApplyForTicket(caller.id, hash_of_phone(phone, phone_key), mask_of_phone(phone), body.show)
-        ask = ask_of(caller.id, idempotency_key, "POST tickets", command) if idempotency_key is not None else None
-        answer = apply_for_ticket(context, command, correlation_id, ask)
-        ticket_id = orjson.loads(answer.body)["id"]
-        headers = {"Location": f"/api/v1/tickets/{ticket_id}", "X-Correlation-Id": correlation_id}
-        if answer.is_repeat:
-            headers["Idempotent-Replay"] = "true"
-        return Response(answer.body, answer.status, headers, media_type="application/json")
+        ask = ask_of(caller.id, idempotency_key, "POST tickets", command)
+        return created("tickets", apply_for_ticket(context, command, correlation_id, ask), correlation_id)
 
     @router.get("/tickets/{ticket_id}", response_model=TicketAnswer, responses=problems_of(401, 404, 503))
     def get_ticket(request: Request, ticket_id: str) -> Response:

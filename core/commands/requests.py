@@ -36,8 +36,10 @@ class Ask(NamedTuple):
     digest: bytes
 
 
-def ask_of(caller: str, idempotency_key: str, operation: str, body: object) -> Ask:
-    """`body`: the parsed request, so that white space in it does not make it a different one."""
+def ask_of(caller: str, idempotency_key: str | None, operation: str, body: object) -> Ask | None:
+    """`body`: the parsed request, so that white space in it does not make it a different one. None without a key."""
+    if idempotency_key is None:
+        return None
     content = orjson.dumps([operation, body], option=orjson.OPT_SORT_KEYS, default=str)
     return Ask(caller, idempotency_key, sha256(content).digest())
 
