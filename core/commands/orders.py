@@ -61,7 +61,7 @@ def create_order(context: Context, command: CreateOrder, correlation_id: str, as
             context.write(connection, envelopes)
     except (RuleBroken, IntegrityError):
         # A repeat of what succeeded before gets that answer, also if today's catalogue would refuse it.
-        given = _given(context, ask)
+        given = find_answer(context, ask)
         if given is None:
             raise
         return given
@@ -183,13 +183,6 @@ def _reservation_of(connection: Connection, shop: ShopTables, order_id: UUID) ->
     table = shop.stock_reservation
     found = connection.execute(select(table.c.status).where(table.c.order_id == order_id)).scalar_one_or_none()
     return None if found is None else ReservationStatus(found)
-
-
-def _given(context: Context, ask: Ask | None) -> Answer | None:
-    if ask is None:
-        return None
-    with context.engine.connect() as connection:
-        return find_answer(connection, context.shop, ask)
 
 
 def _look_up(connection: Connection, shop: ShopTables, product_ids: Sequence[int]) -> tuple[str, Mapping[int, Product]]:

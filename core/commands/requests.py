@@ -11,6 +11,7 @@ from typing import NamedTuple
 import orjson
 from sqlalchemy import Connection, insert, select
 
+from core.commands.context import Context
 from core.storage.shop import ShopTables
 
 
@@ -44,14 +45,17 @@ def ask_of(caller: str, idempotency_key: str | None, operation: str, body: objec
     return Ask(caller, idempotency_key, sha256(content).digest())
 
 
-def find_answer(connection: Connection, shop: ShopTables, ask: Ask) -> Answer | None:
-    """The answer given before. Raises KeyReused if it was to another request."""
-    request = shop.request
-    row = connection.execute(
-        select(request.c.digest, request.c.status, request.c.answer).where(
-            request.c.caller == ask.caller, request.c.idempotency_key == ask.idempotency_key
-        )
-    ).one_or_none()
+def find_answer(context: Context, ask: Ask | None) -> Answer | None:
+    """The answer given before, in a transaction of its own. Raises KeyReused if it was to another request."""
+    if ask is None:
+        return None
+    request = context.shop.request
+    with context.engine.connect() as connection:
+        row = connection.execute(
+            select(request.c.digest, request.c.status, request.c.answer).where(
+                request.c.caller == ask.caller, request.c.idempotency_key == ask.idempotency_key
+            )
+        ).one_or_none()
     if row is None:
         return None
     if bytes(row.digest) != ask.digest:

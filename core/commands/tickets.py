@@ -37,10 +37,7 @@ def apply_for_ticket(context: Context, command: ApplyForTicket, correlation_id: 
             connection.execute(insert(context.shop.ticket), row)
             context.write(connection, envelopes)
     except IntegrityError:
-        if ask is None:
-            raise
-        with context.engine.connect() as connection:
-            given = find_answer(connection, context.shop, ask)
+        given = find_answer(context, ask)
         if given is None:
             raise
         return given
