@@ -44,7 +44,7 @@ def create_app(deps: Deps) -> FastAPI:
     routers = (
         orders_router(deps.context, deps.tokens, deps.create_order),
         products_router(deps.context, deps.tokens),
-        payments_router(deps.context, deps.tokens),
+        payments_router(deps.context),
         tickets_router(deps.context, deps.tokens, deps.phone_key),
         notifications_router(deps.context, deps.tokens),
         order_views_router(deps.context, deps.tokens),
