@@ -6,36 +6,12 @@ nobody tries again. None under calm.
 
 from collections.abc import Sequence
 
-from sqlalchemy import Connection
-from sqlalchemy.orm import Session
-
-from ablations.publish.direct import DirectPublisher
-from core.inbox.retries import RetryPolicy
-from core.journey import Probe
+from ablations.publish.direct import DirectSink
 from core.messaging.envelope import Envelope
-from core.messaging.ports import Publisher
-from core.storage.event_store import append
-from core.storage.tables import MessagingTables
 
 
-class AfterCommitSink:
-    def __init__(
-        self,
-        tables: MessagingTables,
-        publisher: Publisher,
-        probe: Probe | None = None,
-        retry: RetryPolicy | None = None,
-    ) -> None:
-        self._tables = tables
-        self._direct = DirectPublisher(publisher, probe, retry)
-
-    def write(self, target: Session | Connection, envelopes: Sequence[Envelope]) -> None:
-        append(target, self._tables, envelopes)
-
+class AfterCommitSink(DirectSink):
     def after_commit(self, envelopes: Sequence[Envelope]) -> None:
+        super().after_commit(envelopes)
         if envelopes:
-            self._direct.committed(envelopes)
             self._direct.send(envelopes)
-
-    def close(self) -> None:
-        self._direct.close()

@@ -10,11 +10,16 @@ import time
 from collections.abc import Callable, Sequence
 from random import Random
 
+from sqlalchemy import Connection
+from sqlalchemy.orm import Session
+
 from core.inbox.retries import RetryPolicy
 from core.journey import NoProbe, Probe, Step
 from core.messaging.envelope import Envelope
 from core.messaging.outcomes import Outcome, Status
 from core.messaging.ports import Publisher
+from core.storage.event_store import append
+from core.storage.tables import MessagingTables
 
 log = logging.getLogger(__name__)
 
@@ -71,6 +76,30 @@ class DirectPublisher:
 
     def close(self) -> None:
         self._publisher.close()
+
+
+class DirectSink:
+    """Writes the event rows; when they are sent is said by who inherits."""
+
+    def __init__(
+        self,
+        tables: MessagingTables,
+        publisher: Publisher,
+        probe: Probe | None = None,
+        retry: RetryPolicy | None = None,
+    ) -> None:
+        self._tables = tables
+        self._direct = DirectPublisher(publisher, probe, retry)
+
+    def write(self, target: Session | Connection, envelopes: Sequence[Envelope]) -> None:
+        append(target, self._tables, envelopes)
+
+    def after_commit(self, envelopes: Sequence[Envelope]) -> None:
+        if envelopes:
+            self._direct.committed(envelopes)
+
+    def close(self) -> None:
+        self._direct.close()
 
 
 def _is_worth_a_try(outcomes: Sequence[Outcome]) -> bool:
