@@ -4,36 +4,24 @@ Predicted: lost counts as soon as two processes count facts of one product, for 
 None where each product has one owner, as under lanes by product. No crash point is needed.
 """
 
-from collections.abc import Sequence
-
 from sqlalchemy import Connection, select
 from sqlalchemy.dialects.postgresql import insert
 
-from ablations.metrics.facts import Fact, fact_of
+from ablations.metrics.facts import Fact, each_fact
 from ablations.metrics.locks import Locks
-from core.inbox.handlers import Done, GroupHandler, HandlerResult, Ignored
-from core.messaging.envelope import Envelope
+from core.inbox.handlers import GroupHandler
 from core.storage.shop import ShopTables
 
 
 def read_and_write_back(shop: ShopTables) -> GroupHandler:
     metrics, locks = shop.product_metrics, Locks()
 
-    def add(connection: Connection, fact: Fact) -> None:
-        known = select(metrics.c[fact.column]).where(metrics.c.product_id == fact.product_id)
-        total = (connection.execute(known).scalar() or 0) + fact.by
-        row = insert(metrics).values({"product_id": fact.product_id, fact.column: total})
-        connection.execute(row.on_conflict_do_update(index_elements=["product_id"], set_={fact.column: total}))
+    def count(connection: Connection, fact: Fact) -> str:
+        with locks.of(fact.product_id):
+            known = select(metrics.c[fact.column]).where(metrics.c.product_id == fact.product_id)
+            total = (connection.execute(known).scalar() or 0) + fact.by
+            row = insert(metrics).values({"product_id": fact.product_id, fact.column: total})
+            connection.execute(row.on_conflict_do_update(index_elements=["product_id"], set_={fact.column: total}))
+        return fact.done
 
-    def handle(connection: Connection, envelopes: Sequence[Envelope]) -> HandlerResult:
-        done: list[Done] = []
-        for fact in map(fact_of, envelopes):
-            if fact is None:
-                done.append(Ignored("not a fact about a product"))
-                continue
-            with locks.of(fact.product_id):
-                add(connection, fact)
-            done.append(fact.done)
-        return HandlerResult(done)
-
-    return handle
+    return each_fact(count)
