@@ -6,6 +6,7 @@ import socket
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -125,25 +126,28 @@ def _told(rows: Iterator[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def _relay(settings: Settings, engine: Engine, size: int, rounds: int, cases: Sequence[str]) -> list[dict[str, Any]]:
     """Against the naive relay; with cases, those beside the plain one."""
-    connect = _connector(settings)
-    publishers = {}
-    for name, groups in ((relay_cases.ONE_GROUP, 1), (relay_cases.FIVE_GROUPS, 5)):
-        topology = Topology(
-            {"OrderCreated": Route("orders", "order.created")},
-            {f"bench-{number}": frozenset({"OrderCreated"}) for number in range(groups)},
-            6,
-            audit=groups > 1,
-            prefix=f"{name}.",
-        )
-        connect(topology).admin().declare()
-        publishers[name] = partial(_publisher, settings, topology)
+    one = _declared(settings, relay_cases.ONE_GROUP, 1)
     if cases:
+        five = _declared(settings, relay_cases.FIVE_GROUPS, 5)
+        publishers = {relay_cases.ONE_GROUP: one, relay_cases.FIVE_GROUPS: five}
         return _told(relay_cases.run(engine, publishers, names=cases, size_bytes=size or 400, rounds=rounds))
     metadata = MetaData()
     tables = messaging_tables(metadata)
     create_schema(engine, metadata, tables)
-    one = publishers[relay_cases.ONE_GROUP]
     return _told(relay.run(engine, tables, one, rounds=rounds, size_bytes=size or 400))
+
+
+def _declared(settings: Settings, name: str, groups: int) -> relay_cases.MakesPublisher:
+    """Publishers to topics, declared here, that so many groups read."""
+    topology = Topology(
+        {"OrderCreated": Route("orders", "order.created")},
+        {f"bench-{number}": frozenset({"OrderCreated"}) for number in range(groups)},
+        6,
+        audit=groups > 1,
+        prefix=f"{name}.",
+    )
+    _connector(settings)(topology).admin().declare()
+    return partial(_publisher, settings, topology)
 
 
 def _publisher(settings: Settings, topology: Topology) -> Publisher:
@@ -199,23 +203,28 @@ def _adapter(
     return adapter.document(settings.broker, broker.capabilities.profile, rows, memory)
 
 
+def _received(
+    subscribe: Callable[[], bare_kafka.BareSubscriber | bare_rabbit.BareSubscriber | bare_rabbit.BareAioSubscriber],
+) -> Callable[[int, int], float]:
+    """`adapter.Bare.receive`."""
+
+    def receive(uncounted: int, counted: int) -> float:
+        with closing(subscribe()) as subscriber:
+            subscriber.receive_round(uncounted)
+            return subscriber.receive_round(counted)
+
+    return receive
+
+
 def _bare_kafka(settings: Settings, topology: Topology) -> adapter.Bare:
     config, topic = kafka_config(settings), topology.prefix + adapter.BARE
     publisher = bare_kafka.BarePublisher(config)
     tools = maven.jars(cache_folder(), "kafka-tools-4.3.1", KAFKA_TOOLS)
 
-    def receive(uncounted: int, counted: int) -> float:
-        subscriber = bare_kafka.BareSubscriber(config, topic, f"{topic}.group")
-        try:
-            subscriber.receive_round(uncounted)
-            return subscriber.receive_round(counted)
-        finally:
-            subscriber.close()
-
     return adapter.Bare(
         "confluent-kafka",
         lambda bodies, keys: publisher.publish_round(topic, topology.partitions, bodies, keys, WINDOW_MESSAGES),
-        receive,
+        _received(lambda: bare_kafka.BareSubscriber(config, topic, f"{topic}.group")),
         publisher.close,
         lambda size_bytes: bare_kafka.vendor_publish_per_s(
             config, topic, f"{tools}/*", VENDOR_MESSAGES, size_bytes, maven.java()
@@ -230,14 +239,6 @@ def _bare_rabbit(settings: Settings, topology: Topology) -> adapter.Bare:
     tools = maven.jars(cache_folder(), "perf-test-2.22.1", PERF_TEST)
     window = config.publish_window_messages
 
-    def receive(uncounted: int, counted: int) -> float:
-        subscriber = bare_rabbit.bare_subscriber(config, queues, 2_000)
-        try:
-            subscriber.receive_round(uncounted)
-            return subscriber.receive_round(counted)
-        finally:
-            subscriber.close()
-
     def vendor(size_bytes: int, receive: bool) -> float:
         return bare_rabbit.vendor_per_s(
             config, f"bench-vendor-{size_bytes}", f"{tools}/*", VENDOR_MESSAGES, size_bytes, window, receive
@@ -248,7 +249,7 @@ def _bare_rabbit(settings: Settings, topology: Topology) -> adapter.Bare:
         lambda bodies, keys: publisher.publish_round(
             exchange, adapter.EVENT_KEY[adapter.BARE], topology.partitions, bodies, keys, window
         ),
-        receive,
+        _received(lambda: bare_rabbit.bare_subscriber(config, queues, 2_000)),
         publisher.close,
         lambda size_bytes: vendor(size_bytes, False),
         lambda size_bytes: vendor(size_bytes, True),

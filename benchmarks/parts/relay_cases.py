@@ -6,7 +6,6 @@ were cleared. The rate of `one-key-30%` is that of the events of the other keys.
 """
 
 import multiprocessing
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -66,8 +65,6 @@ CASES: Mapping[str, tuple[Load, str, Load]] = {
 }
 """Name -> load, name of the baseline, its load."""
 BEST_BATCH = "default-batch"
-LONG = ("backlog-200000", "old-events-10M")
-"""Minutes each."""
 NAMES = (*CASES, BEST_BATCH)
 
 
@@ -243,16 +240,9 @@ def _relay_processes(url: str, schema: str, make_publisher: MakesPublisher, proc
 
 def _relay_process(url: str, schema: str, make_publisher: MakesPublisher, stop: Any, left: Any) -> None:
     engine = create_database_engine(url)
-    ended = threading.Event()
-
-    def end() -> None:
-        stop.wait()
-        ended.set()
-
-    threading.Thread(target=end, daemon=True).start()
     publisher = make_publisher()
     try:
-        Relay(engine, messaging_tables(MetaData(), schema), publisher, probe=SharedCountdown(left)).run(ended)
+        Relay(engine, messaging_tables(MetaData(), schema), publisher, probe=SharedCountdown(left)).run(stop)
     finally:
         publisher.close()
         engine.dispose()
