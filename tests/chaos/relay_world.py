@@ -23,7 +23,8 @@ from core.outbox.relay import RelayOptions
 from core.storage.tables import MessagingTables
 from servers.lifecycle import Server
 from tests.contract.profiles import connect
-from tests.storage.outbox_rows import event, open_outbox, relaying, scalar, topology_of, until, write
+from tests.storage.outbox_rows import event, open_outbox, relaying, scalar, topology_of, write
+from tests.waiting import until
 
 KEYS = [f"o-{number}" for number in range(10)]
 PROFILE = {"kafka": "kafka", "rabbitmq": "rabbitmq-quorum-pika"}

@@ -16,7 +16,8 @@ from core.journey import Step
 from core.outbox.rows import EventSink, OutboxSink
 from servers.lifecycle import Server
 from tests.chaos.relay_world import RelayWorld, open_world
-from tests.storage.outbox_rows import event, until
+from tests.storage.outbox_rows import event
+from tests.waiting import until
 
 EACH = 25
 FATES = ("well", "dies_before_commit", "dies_after_commit", "publishing_fails")

@@ -23,7 +23,8 @@ from core.storage.schema import create_schema
 from core.storage.tables import messaging_tables
 from servers.lifecycle import Server
 from tests.chaos.relay_world import IN_PROCESS, KEYS, LostAnswers, RelayWorld, Watched, open_world
-from tests.storage.outbox_rows import event, relaying, topology_of, until, write
+from tests.storage.outbox_rows import event, relaying, topology_of, write
+from tests.waiting import until
 
 AWAY_S = 10.0
 

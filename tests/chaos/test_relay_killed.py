@@ -12,7 +12,7 @@ from core.inbox.worker import WorkerOptions
 from servers.lifecycle import Server
 from tests.chaos.relay_world import KEYS, RelayWorld, open_world
 from tests.storage.inbox_bench import count_it
-from tests.storage.outbox_rows import until
+from tests.waiting import until
 
 VERSIONS = 200
 

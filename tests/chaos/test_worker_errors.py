@@ -18,8 +18,9 @@ from core.journey import Step
 from core.messaging.ports import Delivery
 from core.messaging.topology import DEAD_LETTER_GROUP
 from core.storage.tables import messaging_tables
-from tests.chaos.test_worker_killed import KEYS, Chaos, chaos, order, wait_until
+from tests.chaos.test_worker_killed import KEYS, Chaos, chaos, order
 from tests.chaos.worker_process import GROUP, POISON, count_it
+from tests.waiting import until
 
 __all__ = ["chaos"]
 
@@ -79,7 +80,7 @@ def test_what_is_requeued_turns_in_a_circle_and_by_default_is_a_letter_after_its
     chaos.publish(events)
     requeued, seen = Seen(), Seen()
     with working(chaos, requeued, on_error="requeue"):
-        wait_until(lambda: len(requeued.delivered.get(poison.id, [])) > 50, 60.0)
+        until(lambda: len(requeued.delivered.get(poison.id, [])) > 50, 60.0)
     assert poison.id not in requeued.applied
     assert letters_of(chaos) == []
 
@@ -87,8 +88,8 @@ def test_what_is_requeued_turns_in_a_circle_and_by_default_is_a_letter_after_its
     later = [order(number) for number in range(2 * KEYS, 3 * KEYS)]
     chaos.publish(later)
     with working(chaos, seen):
-        wait_until(lambda: {poison.id, *(event.id for event in later)} <= seen.applied.keys(), 60.0)
-        wait_until(lambda: owed(chaos) == 0, 30.0)
+        until(lambda: {poison.id, *(event.id for event in later)} <= seen.applied.keys(), 60.0)
+        until(lambda: owed(chaos) == 0, 30.0)
     tries = seen.delivered[poison.id]
     assert len(tries) == 3
     assert all(after - before >= 1.0 for before, after in pairwise(tries))
@@ -110,14 +111,14 @@ def test_without_acks_each_restart_gets_everything_again_and_with_them_nothing(c
     seen = Seen()
     for times in (1, 2):
         with working(chaos, seen, ack="never"):
-            wait_until(lambda times=times: seen.deliveries() == times * len(events), 60.0)
+            until(lambda times=times: seen.deliveries() == times * len(events), 60.0)
     assert {len(moments) for moments in seen.delivered.values()} == {2}
     with working(chaos, seen):
-        wait_until(lambda: owed(chaos) == 0, 60.0)
+        until(lambda: owed(chaos) == 0, 60.0)
     last = [order(number) for number in range(2 * KEYS, 3 * KEYS)]
     chaos.publish(last)
     with working(chaos, seen):
-        wait_until(lambda: {event.id for event in last} <= seen.applied.keys(), 60.0)
+        until(lambda: {event.id for event in last} <= seen.applied.keys(), 60.0)
     assert seen.deliveries() == 3 * len(events) + len(last)
     applied = chaos.ids("SELECT event_id FROM effect")
     assert Counter(applied) == Counter(event.id for event in [*events, *last])

@@ -9,7 +9,6 @@ import json
 import signal
 import subprocess
 import sys
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -30,6 +29,7 @@ from core.storage.tables import messaging_tables
 from servers.lifecycle import Server
 from tests.chaos.worker_process import BATCH_MESSAGES, GROUP, POISON
 from tests.contract.profiles import TOPOLOGY, connect, own
+from tests.waiting import until
 
 PROFILE = {"kafka": "kafka", "rabbitmq": "rabbitmq-quorum-pika"}
 MESSAGES, KEYS = 200, 20
@@ -69,7 +69,7 @@ class Chaos:
         last = {event.id for event in last_events}
         self.publish(last_events)
         process = self.start(seams, **more)
-        wait_until(lambda: last.issubset(self.ids("SELECT event_id FROM inbox")), 60.0)
+        until(lambda: last.issubset(self.ids("SELECT event_id FROM inbox")), 60.0)
         process.terminate()
         assert process.wait(30) == 0
         return [id for id in self.ids("SELECT event_id FROM effect ORDER BY applied_no") if id not in last]
@@ -77,13 +77,6 @@ class Chaos:
     def ids(self, sql: str) -> list[str]:
         with self.engine.connect() as connection:
             return [str(id) for id in connection.execute(text(sql)).scalars()]
-
-
-def wait_until(holds: Callable[[], bool], timeout_s: float) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not holds():
-        assert time.monotonic() < deadline, f"not so within {timeout_s:g} s"
-        time.sleep(0.05)
 
 
 @pytest.fixture

@@ -90,13 +90,6 @@ def relaying(
         assert not thread.is_alive(), "the relay did not stop"
 
 
-def until(condition: Callable[[], bool], timeout_s: float = 20.0) -> None:
-    give_up_at = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < give_up_at, "waited in vain"
-        time.sleep(0.01)
-
-
 def scalar(engine: Engine, sql: str) -> object:
     with engine.connect() as connection:
         return connection.exec_driver_sql(sql).scalar()

@@ -14,7 +14,8 @@ from core.domain.events import LikeChanged, ProductSold, ProductViewed, Raised
 from core.inbox.handlers import GroupHandler
 from core.inbox.writing import GroupWriting
 from core.messaging.envelope import Envelope
-from tests.system.api_server import Api, api_on, wait_until
+from tests.system.api_server import Api, api_on
+from tests.waiting import until
 
 PRODUCT = 3
 GROUP = "product-metrics"
@@ -68,7 +69,7 @@ def test_of_64_threads_that_like_one_product_those_that_skip_a_lock_leave_likes_
         # The first to get the product's lock waits here, in the database, until the others have tried for 100 ms.
         gate.execute(text("SELECT FROM product_metrics FOR UPDATE"))
         given = [threads.submit(deliver, shop, handler, [like(customer)]) for customer in range(64)]
-        wait_until(lambda: sum(one.done() for one in given) == missing, timeout_s=60)
+        until(lambda: sum(one.done() for one in given) == missing, timeout_s=60)
         gate.rollback()
         for one in given:
             one.result(60)
@@ -89,7 +90,7 @@ def test_a_lock_in_memory_does_not_keep_a_second_process_from_writing_over_a_cou
         waiting = (
             "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
         )
-        wait_until(lambda: _count(shop, waiting) == 1)
+        until(lambda: _count(shop, waiting) == 1)
         connection.commit()
         other.result(20)
     assert likes(shop) == 3 - lost

@@ -27,7 +27,8 @@ from core.outbox.storage import PLANNER, DriverSession, OutboxStorage, measure_d
 from core.storage.event_store import VersionConflict, load
 from core.storage.schema import create_schema
 from core.storage.tables import BUCKETS, MessagingTables, messaging_tables
-from tests.storage.outbox_rows import QUICK, Wire, event, is_empty, open_outbox, relaying, scalar, until, write
+from tests.storage.outbox_rows import QUICK, Wire, event, is_empty, open_outbox, relaying, scalar, write
+from tests.waiting import until
 
 Outbox = tuple[Engine, MessagingTables]
 

@@ -17,7 +17,8 @@ from core.messaging.envelope import Envelope
 from core.messaging.outcomes import CONFIRMED, Outcome, refused, unknown
 from core.outbox.relay import RelayOptions
 from core.storage.tables import MessagingTables
-from tests.storage.outbox_rows import Wire, event, is_empty, open_outbox, scalar, until, write
+from tests.storage.outbox_rows import Wire, event, is_empty, open_outbox, scalar, write
+from tests.waiting import until
 
 Outbox = tuple[Engine, MessagingTables]
 OFTEN = RelayOptions(batch_messages=50, poll_s=0.02, lease_s=1.0, refused_wait_s=0.01, unknown_wait_s=0.02)

@@ -29,7 +29,7 @@ from core.storage.tables import MessagingTables, messaging_tables
 from servers.lifecycle import Server
 from tests.mixed_orders import START, Traffic, batches, mixed
 from tests.recorded_world import RecordedWorld
-from tests.system.api_server import wait_until
+from tests.waiting import until
 
 GROUPS = (
     "email-service",
@@ -310,7 +310,7 @@ def test_a_payment_uses_one_coupon_however_often_it_comes_and_two_payments_never
             assert handle(connection, [second]).done == [("points_added", "coupon_used")]
             other = pool.submit(reactions.deliver_bare, "points-coupons", [third])
             waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type"
-            wait_until(lambda: reactions.rows(f"{waiting} = 'Lock'") == [(1,)], 60)
+            until(lambda: reactions.rows(f"{waiting} = 'Lock'") == [(1,)], 60)
         assert other.result() == ["points_added"]
     used = [order_id for (order_id,) in reactions.rows("SELECT order_id FROM coupon ORDER BY order_id")]
     assert used == ["o-1", "o-2"]

@@ -1,11 +1,10 @@
 """The API as a real server on a real PostgreSQL, for the tests of its routes."""
 
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from threading import Thread
-from time import monotonic, sleep
 from typing import Any
 
 import requests
@@ -22,6 +21,7 @@ from core.storage.database import create_database_engine
 from core.storage.schema import create_schema
 from core.storage.shop import ShopTables, shop_tables
 from core.storage.tables import MessagingTables, messaging_tables
+from tests.waiting import until
 
 TOKENS = TokenSettings("a secret of at least 32 characters!")
 ORDER = {"items": [{"productId": 1, "quantity": 2, "price": 100.00}]}
@@ -70,19 +70,12 @@ def served(app: FastAPI) -> Iterator[str]:
     thread = Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()
     try:
-        wait_until(lambda: server.started)
+        until(lambda: server.started)
         yield f"http://127.0.0.1:{listener.getsockname()[1]}"
     finally:
         server.should_exit = True
         thread.join(10)
         assert not thread.is_alive()
-
-
-def wait_until(holds: Callable[[], bool], timeout_s: float = 10.0) -> None:
-    give_up_at = monotonic() + timeout_s
-    while not holds():
-        assert monotonic() < give_up_at
-        sleep(0.01)
 
 
 @contextmanager

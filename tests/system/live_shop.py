@@ -29,7 +29,8 @@ from testbed import wiring
 from testbed.operations import ShopOperations
 from testbed.roles import consumers
 from testbed.settings import Settings, read_settings
-from tests.system.api_server import served, wait_until
+from tests.system.api_server import served
+from tests.waiting import until
 
 BROKERS = ("memory", "kafka", "rabbitmq")
 PRODUCTS = 100
@@ -94,11 +95,11 @@ class LiveShop:
         return int(self.rows(sql, **given)[0][0])
 
     def await_count(self, sql: str, wanted: int, timeout_s: float = 60.0, **given: object) -> None:
-        wait_until(lambda: self.count(sql, **given) == wanted, timeout_s)
+        until(lambda: self.count(sql, **given) == wanted, timeout_s)
 
     def settle(self) -> None:
         """Wait until nothing is on its way any more."""
-        wait_until(lambda: self.operations.audit(None)["exitCode"] == 0, 120)
+        until(lambda: self.operations.audit(None)["exitCode"] == 0, 120)
 
     def commit_likes(self, count: int, *, with_pending: bool = True) -> list[str]:
         """Likes of all products in turn; without a pending row the outbox has lost them. Returns the event ids."""

@@ -15,7 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from servers.process import free_ports
 from testbed import wiring
 from testbed.settings import Settings
-from tests.system.api_server import wait_until
+from tests.waiting import until
 
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 
@@ -31,7 +31,7 @@ class Roles:
 
     def start(self, role: str, *words: str) -> None:
         self.launch(role, *words)
-        wait_until(lambda: self.answers(role), 60)
+        until(lambda: self.answers(role), 60)
 
     def launch(self, role: str, *words: str) -> None:
         """Without waiting until it answers."""

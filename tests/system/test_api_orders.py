@@ -18,7 +18,8 @@ from core.effects.order_service import obey
 from core.inbox.writing import GroupWriting
 from core.outbox.rows import OutboxSink
 from core.storage.database import create_database_engine
-from tests.system.api_server import ORDER, Api, api_on, problem_of, served, wait_until
+from tests.system.api_server import ORDER, Api, api_on, problem_of, served
+from tests.waiting import until
 
 
 @pytest.fixture
@@ -291,7 +292,7 @@ def test_of_confirmations_that_meet_at_the_order_s_row_one_succeeds(api: Api) ->
     with ThreadPoolExecutor(5) as pool, api.engine.connect() as gate:
         gate.execute(text("SELECT FROM orders FOR UPDATE"))
         answers = [pool.submit(api.call, "POST", f"/api/v1/orders/{order_id}/confirm") for _ in range(5)]
-        wait_until(lambda: waiting_for_a_lock(api) == 5)
+        until(lambda: waiting_for_a_lock(api) == 5)
         gate.rollback()
         codes = sorted(answer.result().status_code for answer in answers)
     assert codes == [200] + [409] * 4

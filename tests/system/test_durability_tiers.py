@@ -13,8 +13,8 @@ from core.messaging.errors import BrokerUnavailable
 from core.messaging.ports import Admin, Broker
 from core.messaging.topology import Route, Topology
 from servers.lifecycle import Server
-from tests.system.api_server import wait_until
 from tests.system.live_shop import likes_of
+from tests.waiting import until
 
 STORED = 10_000
 FORGETTING = "fire-and-forget"
@@ -54,7 +54,7 @@ def test_of_ten_thousand_stored_messages_a_sigkill_takes_none_that_was_confirmed
     for tier, broker in tiers.items():
         survivors[tier] = _read_to_the_end(broker, 0 if tier == FORGETTING else len(confirmed[tier]))
         admin = broker.admin()
-        wait_until(lambda admin=admin: _is_deleted(admin), 60)  # type: ignore[misc]
+        until(lambda admin=admin: _is_deleted(admin), 60)  # type: ignore[misc]
         admin.close()
     counts = {tier: len(found) for tier, found in survivors.items()}
     for tier in tiers.keys() - {FORGETTING}:

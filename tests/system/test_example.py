@@ -7,7 +7,6 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from time import monotonic, sleep
 from typing import Any
 
 import pytest
@@ -15,18 +14,12 @@ import requests
 from sqlalchemy import Engine, create_engine, text
 
 from servers.lifecycle import Server
+from tests.waiting import until
 
 PARCELS = 60
 FOLDER = Path(__file__).parents[2] / "examples" / "outbox_inbox"
 
 Start = Callable[..., subprocess.Popen[bytes]]
-
-
-def until(holds: Callable[[], bool], timeout_s: float = 60.0) -> None:
-    deadline = monotonic() + timeout_s
-    while not holds():
-        assert monotonic() < deadline, f"not so within {timeout_s:g} s"
-        sleep(0.05)
 
 
 def answers(url: str) -> bool:

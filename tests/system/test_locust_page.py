@@ -16,9 +16,9 @@ from sqlalchemy import text
 from servers.process import free_ports
 from testbed import wiring
 from testbed.role_process import ROOT
-from tests.system.api_server import wait_until
 from tests.system.live_shop import settings_for
 from tests.system.role_processes import Roles, prepared_roles
+from tests.waiting import until
 
 LOST_AFTER_S = 2
 GROUPS = "product-metrics,read-model"
@@ -75,8 +75,8 @@ def locust(roles: Roles, tmp_path: Path) -> Iterator[str]:
             return False
 
     try:
-        wait_until(answers, 60)
-        wait_until(lambda: all(roles.answers(role) for role in roles.processes), 60)
+        until(answers, 60)
+        until(lambda: all(roles.answers(role) for role in roles.processes), 60)
         requests.post(f"{url}/swarm", data={"user_count": 2, "spawn_rate": 2}, timeout=20).raise_for_status()
         yield url
     finally:
@@ -117,18 +117,18 @@ def test_the_tab_messages_shows_outbox_lag_and_loss_as_they_truly_are(roles: Rol
     page.goto(locust)
     page.get_by_role("tab", name="Messages").click()
     broker = page.locator('#messages [data-figure="broker"] .value')
-    wait_until(lambda: broker.inner_text() == "rabbitmq", 60)
-    wait_until(lambda: shown(page, "acknowledged") > 20, 60)
-    wait_until(lambda: shown(page, "lag", "read-model") >= 0 and shown(page, "lag", "product-metrics") >= 0, 60)
+    until(lambda: broker.inner_text() == "rabbitmq", 60)
+    until(lambda: shown(page, "acknowledged") > 20, 60)
+    until(lambda: shown(page, "lag", "read-model") >= 0 and shown(page, "lag", "product-metrics") >= 0, 60)
     assert shown(page, "unstored") == 0
     assert shown(page, "lost") <= 0
 
     # Without a relay the outbox fills, and nothing reaches the groups.
     roles.processes["relay"].send_signal(signal.SIGSTOP)
-    wait_until(lambda: shown(page, "depth") > 60, 60)
+    until(lambda: shown(page, "depth") > 60, 60)
     requests.post(f"{locust}/stop", timeout=20).raise_for_status()
-    wait_until(lambda: shown(page, "depth") == count("SELECT count(*) FROM pending"), 60)
-    wait_until(lambda: shown(page, "acknowledged") == count("SELECT count(*) FROM orders"), 60)
+    until(lambda: shown(page, "depth") == count("SELECT count(*) FROM pending"), 60)
+    until(lambda: shown(page, "acknowledged") == count("SELECT count(*) FROM orders"), 60)
     assert shown(page, "age") > 0
 
     # Views that vanish from the outbox were promised to product-metrics and to no other group. The newest: the oldest
@@ -138,19 +138,19 @@ def test_the_tab_messages_shows_outbox_lag_and_loss_as_they_truly_are(roles: Rol
         "WHERE event_type = 'ProductViewed' ORDER BY id DESC LIMIT 7)"
     )
     assert lost == 7
-    wait_until(lambda: shown(page, "lost") == 7, 60)
+    until(lambda: shown(page, "lost") == 7, 60)
     assert shown(page, "overdue", "read-model") == 0
     assert shown(page, "waiting", "read-model") > 0
 
     roles.processes["relay"].send_signal(signal.SIGCONT)
-    wait_until(lambda: shown(page, "depth") == 0, 60)
-    wait_until(lambda: shown(page, "waiting", "read-model") == 0, 60)
-    wait_until(lambda: shown(page, "waiting", "product-metrics") == 7, 60)
+    until(lambda: shown(page, "depth") == 0, 60)
+    until(lambda: shown(page, "waiting", "read-model") == 0, 60)
+    until(lambda: shown(page, "waiting", "product-metrics") == 7, 60)
     assert shown(page, "lost", "product-metrics") == 7
 
     page.get_by_role("tab", name="Statistics").click()
     page.locator("#messages").wait_for(state="hidden")
     page.goto(f"{locust}/messages/")
-    wait_until(lambda: page.locator('#messages [data-figure="lost"] .value').inner_text() == "7", 60)
+    until(lambda: page.locator('#messages [data-figure="lost"] .value').inner_text() == "7", 60)
     assert complaints == []
     engine.dispose()

@@ -15,8 +15,9 @@ from core.messaging.topology import DEAD_LETTER_GROUP
 from testbed import wiring
 from testbed.cli import application
 from testbed.settings import SettingError
-from tests.system.api_server import ORDER, problem_of, wait_until
+from tests.system.api_server import ORDER, problem_of
 from tests.system.live_shop import ALL_GROUPS, BROKERS, PRODUCTS, LiveShop, ids_in, likes_of, live_shop, settings_for
+from tests.waiting import until
 
 APPLIED = "SELECT count(*) FROM inbox WHERE consumer_group = :group"
 METRICS = "SELECT product_id, likes, views FROM product_metrics ORDER BY product_id"
@@ -102,7 +103,7 @@ def test_what_a_group_swallows_is_no_letter_and_the_audit_finds_all_of_it(
         ids = shop.commit_likes(200)
         shop.await_count(APPLIED, 198, group="product-metrics")
         admin = shop.broker.admin()
-        wait_until(lambda: not any(lag.lag_messages for lag in admin.lag("product-metrics").values()), 60)
+        until(lambda: not any(lag.lag_messages for lag in admin.lag("product-metrics").values()), 60)
         admin.close()
         assert shop.count("SELECT count(*) FROM failed_event") == 0
         lost = shop.operations.audit(None)["groups"]["product-metrics"]["lost"]

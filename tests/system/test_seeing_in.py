@@ -9,9 +9,10 @@ import requests
 from core.queries.ledger import read_ledger
 from testbed import wiring
 from testbed.metrics import Metrics
-from tests.system.api_server import ORDER, wait_until
+from tests.system.api_server import ORDER
 from tests.system.live_shop import settings_for
 from tests.system.role_processes import Roles, prepared_roles
+from tests.waiting import until
 
 
 @pytest.fixture(params=["kafka", "rabbitmq"])
@@ -58,7 +59,7 @@ def test_every_role_shows_figures_that_move_and_logs_that_name_the_event(roles: 
     assert roles.value("serve", "shop_sagas_hung") == 1
 
     roles.start("relay")
-    wait_until(lambda: roles.value("relay", "shop_outbox_depth_messages") == 0, 60)
+    until(lambda: roles.value("relay", "shop_outbox_depth_messages") == 0, 60)
     assert roles.value("relay", "shop_publish_outcomes_total", outcome="confirmed") == 21
     assert roles.value("relay", "shop_outbox_cleared_total") == 21
 
@@ -78,9 +79,9 @@ def test_every_role_shows_figures_that_move_and_logs_that_name_the_event(roles: 
     database.engine.dispose()
     roles.start("consume", "product-metrics", "dead-letter-service")
     group = {"group": "product-metrics"}
-    wait_until(lambda: roles.value("consume", "shop_open_letters", **group) == 1, 60)
-    wait_until(lambda: roles.value("consume", "shop_duplicates_dropped_total", **group) == 1, 60)
-    wait_until(lambda: roles.value("consume", "shop_group_lag_messages", topic="catalog-events", **group) == 0, 60)
+    until(lambda: roles.value("consume", "shop_open_letters", **group) == 1, 60)
+    until(lambda: roles.value("consume", "shop_duplicates_dropped_total", **group) == 1, 60)
+    until(lambda: roles.value("consume", "shop_group_lag_messages", topic="catalog-events", **group) == 0, 60)
     assert roles.value("consume", "shop_lag_readable") == 1
     assert roles.value("consume", "shop_group_lag_alarm", **group) == 0
     assert roles.value("consume", "shop_handled_total", outcome="applied", **group) == 19

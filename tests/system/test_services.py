@@ -10,8 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pika
@@ -25,6 +24,7 @@ from pika.exceptions import AMQPError
 
 from servers.lifecycle import Server, ServerFailed
 from testbed import services
+from tests.waiting import until
 
 BROKERS = ("kafka", "rabbitmq")
 PROCESS_OF = {"kafka": "java", "rabbitmq": "beam.smp", "postgres": "postgres"}
@@ -92,13 +92,6 @@ def is_alive(process: psutil.Process) -> bool:
         return False
 
 
-def wait_until(condition: Callable[[], object], timeout_s: float = 60.0) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, "the condition did not come true in time"
-        time.sleep(0.1)
-
-
 def is_starting(testbed: Testbed, name: str) -> bool:
     return any(name_of(process) == PROCESS_OF[name] for process in testbed.processes())
 
@@ -113,7 +106,7 @@ def name_of(process: psutil.Process) -> str:
 @pytest.mark.parametrize("broker", BROKERS)
 def test_up_again_ends_what_a_killed_up_left_and_down_leaves_nothing(here: Testbed, broker: str) -> None:
     killed = here.spawn("up", "--broker", broker)
-    wait_until(lambda: is_starting(here, broker))
+    until(lambda: is_starting(here, broker))
     # Looked at before they are orphans: any testbed that starts anywhere on this machine may end them from then on.
     orphans = here.processes()
     assert {PROCESS_OF[broker], "postgres"} <= {name_of(process) for process in orphans}
@@ -141,7 +134,7 @@ def test_up_again_ends_what_a_killed_up_left_and_down_leaves_nothing(here: Testb
 @pytest.mark.parametrize(("broker", "number"), [("kafka", signal.SIGINT), ("rabbitmq", signal.SIGTERM)])
 def test_an_interrupted_up_leaves_no_process(here: Testbed, broker: str, number: signal.Signals) -> None:
     up = here.spawn("up", "--broker", broker)
-    wait_until(lambda: is_starting(here, broker))
+    until(lambda: is_starting(here, broker))
     up.send_signal(number)
     up.communicate(timeout=240)
     assert up.returncode == 130
@@ -210,7 +203,7 @@ def test_a_broker_that_stood_still_or_died_answers_again(broker_server: Server, 
     assert before.name() == PROCESS_OF[broker_server.name]
     if fault == "pause":
         broker_server.pause()
-        wait_until(lambda: before.status() == psutil.STATUS_STOPPED)
+        until(lambda: before.status() == psutil.STATUS_STOPPED)
         with pytest.raises(ServerFailed, match="did not answer within"):
             broker_server.wait_ready(0.5)
         broker_server.resume()
@@ -244,7 +237,7 @@ def test_a_confirmed_kafka_record_survives_sigkill(kafka_server: Server) -> None
             values.extend([message.value()] if message is not None and message.error() is None else [])
             return bool(values)
 
-        wait_until(got)
+        until(got)
         assert values == [b"order-1"]
     finally:
         consumer.close()
@@ -275,7 +268,7 @@ def test_a_confirmed_rabbitmq_message_survives_sigkill(rabbitmq_server: Server) 
             reader.connection.close()
         return bool(bodies)
 
-    wait_until(got)
+    until(got)
     assert bodies == [b"order-1"]
 
 

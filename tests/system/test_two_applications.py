@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 import requests
 
-from tests.system.api_server import wait_until
 from tests.system.live_shop import LiveShop, live_shop, settings_for
 from tests.system.role_processes import Roles
+from tests.waiting import until
 
 COMMERCE = ("inventory-service", "payment-service", "order-saga", "order-service")
 BACK_OFFICE = "product-metrics"
@@ -32,7 +32,7 @@ class Customer:
             self.call("POST", "/orders", json=TWO_OF_ONE),
         ]
         order = f"/orders/{answers[-1].json()['id']}"
-        wait_until(lambda: self.call("GET", order).json()["status"] == "PAID", 60)
+        until(lambda: self.call("GET", order).json()["status"] == "PAID", 60)
         answers.append(self.call("GET", order))
         return [(answer.status_code, plain(answer)) for answer in answers]
 
@@ -63,13 +63,13 @@ def test_the_shop_answers_the_same_while_its_back_office_is_away_which_counts_al
             commerce.start("relay", *COMMERCE)
             with_office = Customer(commerce, "c-1").visit()
             assert [status for status, _ in with_office] == [200, 204, 201, 200]
-            wait_until(lambda: Customer(commerce, "c-1").metrics() == counted(1), 60)
+            until(lambda: Customer(commerce, "c-1").metrics() == counted(1), 60)
 
             office.stop()
             second = Customer(commerce, "c-2")
             assert second.visit() == with_office
             assert second.metrics() == counted(1), "who counts is away"
             office.launch("consume", BACK_OFFICE)
-            wait_until(lambda: second.metrics() == counted(2), 60)
+            until(lambda: second.metrics() == counted(2), 60)
         finally:
             office.stop()

@@ -3,11 +3,12 @@
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
 
 from faults.network import Proxy, bandwidth, black_hole, latency, lost_confirm, reset
+from tests.waiting import until
 
 
 class Upstream:
@@ -97,13 +98,6 @@ def is_reset(port: int) -> bool:
         return True
 
 
-def wait_until(holds: Callable[[], bool], within_s: float = 5.0) -> None:
-    deadline = time.monotonic() + within_s
-    while not holds():
-        assert time.monotonic() < deadline, "it never held"
-        time.sleep(0.005)
-
-
 def test_bytes_pass_unchanged_both_ways_on_several_connections(proxy: Proxy, client: socket.socket) -> None:
     payload = bytes(range(256)) * 8192
     with socket.create_connection(("127.0.0.1", proxy.port), timeout=5) as other:
@@ -147,7 +141,7 @@ def test_a_reset_breaks_what_is_open_and_lets_new_connections_in(
     proxy.apply(reset())
     with pytest.raises(ConnectionResetError):
         echo(client, b"gone")
-    wait_until(lambda: upstream.broken == 1)
+    until(lambda: upstream.broken == 1)
     with socket.create_connection(("127.0.0.1", proxy.port), timeout=5) as fresh:
         assert echo(fresh, b"in") == b"in"
 
@@ -177,7 +171,7 @@ def test_a_lost_confirm_lets_requests_through_and_answers_never_come(
 ) -> None:
     proxy.apply(lost_confirm())
     client.sendall(b"kept")
-    wait_until(lambda: upstream.heard == b"hellokept")
+    until(lambda: upstream.heard == b"hellokept")
     assert hears_nothing(client)
     proxy.heal()
     with pytest.raises(ConnectionResetError):

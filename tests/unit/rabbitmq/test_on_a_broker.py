@@ -1,7 +1,6 @@
 """What only a real RabbitMQ shows: declarations that differ, queues that vanish, a consumer that stops."""
 
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
@@ -15,6 +14,7 @@ from brokers.rabbitmq import RabbitBroker, RabbitConfig, connect
 from core.messaging.errors import TopologyMismatch
 from core.messaging.topology import Route, Topology
 from servers.lifecycle import Server
+from tests.waiting import until
 
 WITHIN_S = 30.0
 PREFETCH = 300
@@ -144,10 +144,3 @@ def test_headers_that_no_client_can_read_end_neither_the_audit_nor_the_count_of_
 def events(count: int) -> list[Any]:
     made = adapter.envelopes(["k"] * count, [b"{}"] * count)
     return [event._replace(topic="orders", type="OrderCreated", id=str(uuid4())) for event in made]
-
-
-def until(read: Callable[[], Any]) -> Any:
-    deadline = time.monotonic() + WITHIN_S
-    while not (found := read()):
-        assert time.monotonic() < deadline, f"it stayed {found!r}"
-    return found
