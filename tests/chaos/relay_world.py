@@ -14,9 +14,8 @@ from uuid import uuid4
 from sqlalchemy import Engine
 
 from core.messaging.envelope import Envelope
-from core.messaging.errors import BrokerUnavailable
 from core.messaging.outcomes import Outcome, unknown
-from core.messaging.ports import Admin, Broker, Delivery, Publisher
+from core.messaging.ports import Broker, Delivery, Publisher
 from core.messaging.topology import Topology
 from core.outbox.decisions import is_outage
 from core.outbox.relay import RelayOptions
@@ -24,7 +23,7 @@ from core.storage.tables import MessagingTables
 from servers.lifecycle import Server
 from tests.contract.profiles import connect
 from tests.storage.outbox_rows import event, open_outbox, relaying, scalar, topology_of, write
-from tests.waiting import until
+from tests.waiting import delete_all
 
 KEYS = [f"o-{number}" for number in range(10)]
 PROFILE = {"kafka": "kafka", "rabbitmq": "rabbitmq-quorum-pika"}
@@ -109,9 +108,7 @@ class RelayWorld:
                 process.send_signal(signal.SIGCONT)
                 process.terminate()
                 process.wait(timeout=30)
-        admin = self.broker.admin()
-        until(lambda: _is_deleted(admin), timeout_s=60)
-        admin.close()
+        delete_all(self.broker.admin())
         self.engine.dispose()
 
 
@@ -123,15 +120,6 @@ def open_world(server: Server, database: str, groups: Sequence[str] = ("billing"
     admin.declare()
     admin.close()
     return world
-
-
-def _is_deleted(admin: Admin) -> bool:
-    try:
-        admin.delete()
-    except BrokerUnavailable:
-        # A broker that was killed goes on loading what it keeps of groups after it takes messages again.
-        return False
-    return True
 
 
 def _envelope(delivery: Delivery) -> Envelope:

@@ -9,12 +9,11 @@ import pytest
 from brokers import kafka, rabbitmq
 from brokers.kafka.config import KafkaConfig
 from brokers.rabbitmq.config import RabbitConfig
-from core.messaging.errors import BrokerUnavailable
-from core.messaging.ports import Admin, Broker
+from core.messaging.ports import Broker
 from core.messaging.topology import Route, Topology
 from servers.lifecycle import Server
 from tests.system.live_shop import likes_of
-from tests.waiting import until
+from tests.waiting import delete_all
 
 STORED = 10_000
 FORGETTING = "fire-and-forget"
@@ -53,9 +52,7 @@ def test_of_ten_thousand_stored_messages_a_sigkill_takes_none_that_was_confirmed
     survivors: dict[str, set[str]] = {}
     for tier, broker in tiers.items():
         survivors[tier] = _read_to_the_end(broker, 0 if tier == FORGETTING else len(confirmed[tier]))
-        admin = broker.admin()
-        until(lambda admin=admin: _is_deleted(admin), 60)  # type: ignore[misc]
-        admin.close()
+        delete_all(broker.admin())
     counts = {tier: len(found) for tier, found in survivors.items()}
     for tier in tiers.keys() - {FORGETTING}:
         assert (len(confirmed[tier]), counts[tier]) == (STORED, STORED), counts
@@ -85,11 +82,3 @@ def _read_to_the_end(broker: Broker, wanted: int) -> set[str]:
             give_up_at = time.monotonic() + 3.0
     subscriber.close()
     return found
-
-
-def _is_deleted(admin: Admin) -> bool:
-    try:
-        admin.delete()
-    except BrokerUnavailable:
-        return False
-    return True
