@@ -6,12 +6,10 @@ process works alone at the end.
 """
 
 import os
-import secrets
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import psycopg
 import pytest
 from xdist.scheduler import LoadScopeScheduling
 
@@ -22,6 +20,7 @@ from servers.lifecycle import Server
 from servers.process import end_orphans
 from testbed import services
 from tests.contract.profiles import PROFILES
+from tests.databases import fresh_database
 from tests.matrix import Matrix
 
 # Tests wait for Kafka to start some sixty times: without its second compiler it starts with half the processor time.
@@ -113,16 +112,8 @@ def broker_server(request: pytest.FixtureRequest) -> Server:
 @pytest.fixture
 def database(postgres_server: Server) -> Iterator[str]:
     """The URL of a fresh, empty database, dropped after the test."""
-    name = f"test_{secrets.token_hex(6)}"
-
-    def run(statement: str) -> None:
-        # A connection each: a test may kill the server in between.
-        with psycopg.connect(postgres_server.url.replace("+psycopg", ""), autocommit=True) as connection:
-            connection.execute(statement)
-
-    run(f"CREATE DATABASE {name}")
-    yield f"{postgres_server.url.rpartition('/')[0]}/{name}"
-    run(f"DROP DATABASE {name} WITH (FORCE)")
+    with fresh_database(postgres_server) as url:
+        yield url
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,5 @@
 """What the inbox tests share: a real database with the tables, the memory broker, and what is asked of them."""
 
-import secrets
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -9,7 +8,6 @@ from typing import Any
 import pytest
 import uuid_utils
 from sqlalchemy import Connection, Engine, MetaData, create_engine, text
-from sqlalchemy.pool import NullPool
 
 from brokers.memory.broker import MemoryBroker, connect
 from brokers.memory.config import MemoryConfig
@@ -20,6 +18,7 @@ from core.messaging.envelope import Envelope
 from core.messaging.topology import DEAD_LETTER_GROUP, Route, Topology
 from core.storage.tables import MessagingTables, messaging_tables
 from servers.lifecycle import Server
+from tests.databases import fresh_database
 
 GROUP = "counters"
 TOPOLOGY = Topology(
@@ -66,18 +65,13 @@ class Bench:
 @pytest.fixture(scope="module")
 def inbox_database(postgres_server: Server) -> Iterator[Engine]:
     """One database a file: its tables are emptied between tests, which is ten times quicker than a new one."""
-    name = f"inbox_{secrets.token_hex(6)}"
-    administrator = create_engine(postgres_server.url, poolclass=NullPool, isolation_level="AUTOCOMMIT")
-    with administrator.connect() as connection:
-        connection.execute(text(f"CREATE DATABASE {name}"))
-    engine = create_engine(f"{postgres_server.url.rpartition('/')[0]}/{name}", pool_size=8)
-    metadata = MetaData()
-    messaging_tables(metadata)
-    metadata.create_all(engine)
-    yield engine
-    engine.dispose()
-    with administrator.connect() as connection:
-        connection.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))
+    with fresh_database(postgres_server) as url:
+        engine = create_engine(url, pool_size=8)
+        metadata = MetaData()
+        messaging_tables(metadata)
+        metadata.create_all(engine)
+        yield engine
+        engine.dispose()
 
 
 @pytest.fixture

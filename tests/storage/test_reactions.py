@@ -1,6 +1,5 @@
 """The groups that react, on a real PostgreSQL: every count equals a recount, and what comes again changes nothing."""
 
-import secrets
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -11,8 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, MetaData, create_engine, text
-from sqlalchemy.pool import NullPool
+from sqlalchemy import Engine, MetaData, text
 
 from core.domain.events import Event, OrderCreated, PaymentCompleted, from_json
 from core.effects import read_model, table
@@ -27,6 +25,7 @@ from core.storage.schema import create_schema
 from core.storage.shop import ShopTables, shop_tables
 from core.storage.tables import MessagingTables, messaging_tables
 from servers.lifecycle import Server
+from tests.databases import fresh_database
 from tests.mixed_orders import START, Traffic, batches, mixed
 from tests.recorded_world import RecordedWorld
 from tests.waiting import until
@@ -81,18 +80,13 @@ class Reactions:
 
 @pytest.fixture(scope="module")
 def made(postgres_server: Server) -> Iterator[Reactions]:
-    name = f"reactions_{secrets.token_hex(6)}"
-    administrator = create_engine(postgres_server.url, poolclass=NullPool, isolation_level="AUTOCOMMIT")
-    with administrator.connect() as connection:
-        connection.execute(text(f"CREATE DATABASE {name}"))
-    engine = create_database_engine(f"{postgres_server.url.rpartition('/')[0]}/{name}")
-    metadata = MetaData()
-    reactions = Reactions(engine, messaging_tables(metadata), shop_tables(metadata))
-    create_schema(engine, metadata, reactions.tables)
-    yield reactions
-    engine.dispose()
-    with administrator.connect() as connection:
-        connection.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))
+    with fresh_database(postgres_server) as url:
+        engine = create_database_engine(url)
+        metadata = MetaData()
+        reactions = Reactions(engine, messaging_tables(metadata), shop_tables(metadata))
+        create_schema(engine, metadata, reactions.tables)
+        yield reactions
+        engine.dispose()
 
 
 @pytest.fixture
