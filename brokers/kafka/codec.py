@@ -13,7 +13,7 @@ from typing import Any
 
 import orjson
 
-from core.messaging.envelope import Envelope
+from core.messaging.envelope import SCHEMA, Envelope, schema_version_of
 from core.messaging.ports import Failure
 
 Header = list[tuple[str, str | bytes | None]]
@@ -21,7 +21,6 @@ Headers = Sequence[tuple[str, str | bytes | None]]
 WireHeaders = Sequence[tuple[str, bytes | None]]
 
 CONTENT_TYPE = "application/json"
-_SCHEMA = "urn:dataschema:"
 _KNOWN = frozenset(
     {
         "ce_specversion",
@@ -103,7 +102,7 @@ def _constant_headers(source: str, type_: str, schema_version: int) -> tuple[tup
         ("content-type", CONTENT_TYPE.encode()),
         ("ce_source", source.encode()),
         ("ce_type", type_.encode()),
-        ("ce_dataschema", f"{_SCHEMA}{type_}:{schema_version}".encode()),
+        ("ce_dataschema", f"{SCHEMA}{type_}:{schema_version}".encode()),
     )
 
 
@@ -305,14 +304,7 @@ def _constants(
         raise Malformed(f"content-type is {media_type!r}, this reads {CONTENT_TYPE}")
     if not type_ or not source:
         raise Malformed("ce_type or ce_source is empty")
-    return source.decode(), type_.decode(), _schema_version(schema)
-
-
-def _schema_version(schema: bytes | None) -> int:
-    """1 where another writer names no version of ours."""
-    text = (schema or b"").decode()
-    version = text.rpartition(":")[2]
-    return int(version) if text.startswith(_SCHEMA) and version.isdecimal() else 1
+    return source.decode(), type_.decode(), schema_version_of((schema or b"").decode())
 
 
 def _instant(raw: bytes | None) -> datetime:

@@ -7,19 +7,17 @@ bytes. Header tables are read and written here directly: pika's own code takes 3
 import json
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from functools import lru_cache
 from struct import Struct
 from typing import NamedTuple
 
 from pika import data as pika_tables
 
-from core.messaging.envelope import Envelope
+from core.messaging.envelope import SCHEMA, Envelope, schema_version_of
 from core.messaging.ports import Failure
 
 PREFIX = "cloudEvents_"
 PUBLISHED_MS = "timestamp_in_ms"
 """The name RabbitMQ's own timestamp interceptor uses; the AMQP property knows whole seconds only."""
-_SCHEMA = "urn:dataschema:"
 MARKER = "x-audit-marker"
 """Header of what `Admin.read_all` puts at a stream's end to know where to stop; no message of anybody."""
 _FAILURE = "dlq_"
@@ -68,7 +66,7 @@ def headers_of(envelope: Envelope, published_ms: int) -> Headers:
         ("cloudEvents_type", envelope.type),
         ("cloudEvents_subject", envelope.key),
         ("cloudEvents_time", envelope.occurred_at.isoformat()),
-        ("cloudEvents_dataschema", f"{_SCHEMA}{envelope.type}:{envelope.schema_version}"),
+        ("cloudEvents_dataschema", f"{SCHEMA}{envelope.type}:{envelope.schema_version}"),
         (PUBLISHED_MS, published_ms),
     ]
     if envelope.sequence is not None:
@@ -109,7 +107,7 @@ def envelope_of(headers: Mapping[str, object], body: bytes, topic: str) -> Envel
             None if sequence is None else int(sequence),  # type: ignore[call-overload]
             occurred_at,
             body,
-            1 if schema is None else _schema_version(str(schema)),
+            1 if schema is None else schema_version_of(str(schema)),
             correlation,  # type: ignore[arg-type]
             causation,  # type: ignore[arg-type]
             () if len(headers) == attributes else foreign_headers(headers),
@@ -129,13 +127,6 @@ def _in_utc(instant: datetime) -> datetime:
     if instant.tzinfo is None:
         raise Malformed("cloudEvents_time has no time zone")
     return instant.astimezone(UTC)
-
-
-@lru_cache(maxsize=4_096)
-def _schema_version(schema: str) -> int:
-    """1 where another writer names no version of ours."""
-    version = schema.rpartition(":")[2]
-    return int(version) if schema.startswith(_SCHEMA) and version.isdecimal() else 1
 
 
 def foreign_headers(headers: Mapping[str, object]) -> tuple[tuple[str, bytes], ...]:

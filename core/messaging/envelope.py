@@ -5,7 +5,11 @@ dataschema, and the extensions sequence, correlationid, causationid. The codec o
 """
 
 from datetime import datetime
+from functools import lru_cache
 from typing import NamedTuple
+
+SCHEMA = "urn:dataschema:"
+"""`dataschema` is this, the type, `:` and the schema's version."""
 
 
 class Envelope(NamedTuple):
@@ -35,3 +39,10 @@ class Envelope(NamedTuple):
     @property
     def aggregate_type(self) -> str:
         return self.source.rsplit("/", 1)[-1]
+
+
+@lru_cache(maxsize=4_096)
+def schema_version_of(dataschema: str) -> int:
+    """1 where another writer names no version of ours."""
+    version = dataschema.rpartition(":")[2]
+    return int(version) if dataschema.startswith(SCHEMA) and version.isdecimal() else 1
