@@ -17,6 +17,7 @@ import os
 import random
 import time
 import uuid
+from abc import abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -238,8 +239,9 @@ class Source(FastHttpUser):
             self.product = hot_products(self.choices, self.options.products, self.options.hot_ratio, self.options.zipf)
         self.open = Pool(self.load.max_in_flight)
 
+    @abstractmethod
     def asks(self) -> Iterator[Ask]:
-        raise NotImplementedError
+        """What it asks, one after the other, for as long as it is asked."""
 
     @task
     def follow_the_schedule(self) -> None:

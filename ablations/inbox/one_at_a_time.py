@@ -4,6 +4,7 @@ Also a `Worker`, so the loop, the back-off and the dead letters are the core's; 
 handled differs, and that is `apply_one` of each neighbour here.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 from sqlalchemy import text
@@ -16,7 +17,7 @@ from core.messaging.envelope import Envelope
 from core.messaging.ports import Delivery
 
 
-class OneAtATime(Worker):
+class OneAtATime(Worker, ABC):
     def apply_once(self, messages: Sequence[Delivery]) -> Applied:
         settled: list[Delivery] = []
         failed: dict[str, Failed] = {}
@@ -36,8 +37,9 @@ class OneAtATime(Worker):
                 settled.append(message)
         return Applied(settled, list(failed.values()))
 
+    @abstractmethod
     def apply_one(self, envelope: Envelope) -> None:
-        raise NotImplementedError
+        """Apply one event, in transactions of its own. What it raises is counted as the event's failure."""
 
     def is_recorded(self, envelope: Envelope) -> bool:
         """The check, in a transaction of its own."""
