@@ -7,7 +7,7 @@ A figure that cannot be had says why. Not here: the page that shows them (`panel
 
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -89,12 +89,8 @@ class MetricsPage:
 
     def by_group(self, name: str, join: Callable[[float, float], float]) -> dict[str, float]:
         """Group -> its series joined into one figure; empty while the page cannot be read."""
-        found: dict[str, float] = {}
-        for sample, labels, value in self._samples if not self.problem else ():
-            if sample == name:
-                group = labels["group"]
-                found[group] = join(found[group], value) if group in found else value
-        return found
+        samples = () if self.problem else self._samples
+        return _joined(((labels["group"], value) for sample, labels, value in samples if sample == name), join)
 
     def _count_duplicates(self) -> None:
         began_s = self.value("process_start_time_seconds") or 0.0
@@ -358,11 +354,8 @@ class Messages:
         self, name: str, join: Callable[[float, float], float], among: Callable[[float, float], float]
     ) -> dict[str, float]:
         """Topics joined; and among the pages, which all asked the same broker, the worst."""
-        found: dict[str, float] = {}
-        for page in (self.api, *self.pages):
-            for group, value in page.by_group(name, join).items():
-                found[group] = among(found[group], value) if group in found else value
-        return found
+        pages = (self.api, *self.pages)
+        return _joined((pair for page in pages for pair in page.by_group(name, join).items()), among)
 
     def _no_database(self) -> str:
         if self.database is None:
@@ -392,6 +385,13 @@ def _figure(key: str, title: str, value: float | str | None, says: str, why: str
 
 def _column(key: str, title: str, values: Mapping[str, float], says: str, why: str) -> dict[str, Any]:
     return {"key": key, "title": title, "values": values, "says": says, "why": why}
+
+
+def _joined(pairs: Iterable[tuple[str, float]], join: Callable[[float, float], float]) -> dict[str, float]:
+    found: dict[str, float] = {}
+    for group, value in pairs:
+        found[group] = join(found[group], value) if group in found else value
+    return found
 
 
 def _sum(values: Collection[float]) -> float | None:
