@@ -5,7 +5,6 @@ A batch reads the views it touches locked in key order, folds its events in memo
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Any
 
 from sqlalchemy import Connection, select
 from sqlalchemy.dialects.postgresql import insert
@@ -48,7 +47,7 @@ def project_orders(shop: ShopTables) -> GroupHandler:
             done.append("projected")
         if changed:
             # Asked to return something, SQLAlchemy writes all rows with one statement instead of one each.
-            connection.execute(upsert.returning(table.c.order_id), [_row(views[key]) for key in sorted(changed)])
+            connection.execute(upsert.returning(table.c.order_id), [asdict(views[key]) for key in sorted(changed)])
         return HandlerResult(done)
 
     return handle
@@ -60,7 +59,3 @@ def _load(connection: Connection, shop: ShopTables, order_ids: Sequence[str]) ->
         select(table).where(table.c.order_id.in_(order_ids)).order_by(table.c.order_id).with_for_update()
     )
     return {row.order_id: OrderView(**row._mapping) for row in rows}
-
-
-def _row(view: OrderView) -> dict[str, Any]:
-    return asdict(view)
