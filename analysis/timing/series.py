@@ -13,13 +13,12 @@ RATES = {
     "confirmed_per_s": "step = 'confirmed' AND outcome = 'confirmed'",
     "applied_per_s": f"step = 'applied' AND outcome = 'applied' AND g <> '{DEAD_LETTER_GROUP}'",
 }
-
-
 DRIVEN_RATES = {
     "confirmed_per_s": RATES["confirmed_per_s"],
     "received_per_s": "step = 'delivered'",
 }
 """At broker level."""
+COUNTED = "step IN ('answered', 'confirmed', 'applied', 'delivered')"
 
 
 def _rates(facts: Facts) -> dict[str, str]:
@@ -29,10 +28,8 @@ def _rates(facts: Facts) -> dict[str, str]:
 def throughput(facts: Facts, window: Window) -> dict[str, float]:
     """Ids a second inside the load phase; applied counts every group's copy."""
     rates = _rates(facts)
-    columns = ", ".join(f"count(*) FILTER ({condition})" for condition in rates.values())
     row = facts.rows(
-        f"SELECT {columns} FROM seen WHERE t_ns >= {window.from_ns} AND t_ns < {window.to_ns}"
-        " AND step IN ('answered', 'confirmed', 'applied', 'delivered')"
+        f"SELECT {_counts(rates)} FROM seen WHERE t_ns >= {window.from_ns} AND t_ns < {window.to_ns} AND {COUNTED}"
     )[0]
     return {
         name.removesuffix("_per_s"): round(count / window.length_s, 3) for name, count in zip(rates, row, strict=True)
@@ -42,9 +39,8 @@ def throughput(facts: Facts, window: Window) -> dict[str, float]:
 def over_time(facts: Facts, window: Window) -> Series:
     """One row a second from the first line to the last."""
     second = f"floor((t_ns - {window.from_ns}) / 1e9)::BIGINT"
-    wanted, steps = _rates(facts), "('answered', 'confirmed', 'applied', 'delivered')"
-    columns = ", ".join(f"count(*) FILTER ({condition})" for condition in wanted.values())
-    rates = _by_second(facts, f"SELECT {second}, {columns} FROM seen WHERE step IN {steps} GROUP BY 1")
+    wanted = _rates(facts)
+    rates = _by_second(facts, f"SELECT {second}, {_counts(wanted)} FROM seen WHERE {COUNTED} GROUP BY 1")
     ended = "received" if facts.at_broker else "applied"
     # By the second in which it was asked for, so that a stall shows where it began.
     latency = _by_second(
@@ -76,6 +72,10 @@ def over_time(facts: Facts, window: Window) -> Series:
         for n, name in enumerate(names):
             series[name] = [_number(found[s][n]) if s in found else None for s in span]
     return series
+
+
+def _counts(rates: dict[str, str]) -> str:
+    return ", ".join(f"count(*) FILTER ({condition})" for condition in rates.values())
 
 
 def _number(value: Any) -> float | None:
