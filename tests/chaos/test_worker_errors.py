@@ -18,8 +18,8 @@ from core.journey import Step
 from core.messaging.ports import Delivery
 from core.messaging.topology import DEAD_LETTER_GROUP
 from core.storage.tables import messaging_tables
-from tests.chaos.test_worker_killed import KEYS, Chaos, chaos, order
 from tests.chaos.worker_process import GROUP, POISON, count_it
+from tests.chaos.worker_world import KEYS, Chaos, chaos, order
 from tests.waiting import until
 
 __all__ = ["chaos"]

@@ -1,6 +1,6 @@
 """A consumer process that is killed, or works until it is told to stop (SIGTERM). Argument: one JSON object
-{profile, address, prefix, database, seams,
-crash_at, crash_after, crash_at_record, batch_messages, published_messages}."""
+{profile, address, settings, prefix, database, seams,
+crash_at, crash_after, crash_at_record, pause_at, is_called, batch_messages, published_messages}."""
 
 import json
 import os
@@ -71,6 +71,19 @@ def count_it(connection: Connection, envelopes: Sequence[Envelope]) -> HandlerRe
     return HandlerResult(["counted"] * len(envelopes))
 
 
+class Paused:
+    """Stops the whole process at `step`: to the broker it is as silent as a machine that is gone."""
+
+    def __init__(self, step: Step) -> None:
+        self._step = step
+
+    def reach(
+        self, step: Step, ids: Sequence[str], *, group: str | None = None, outcomes: Sequence[str] | None = None
+    ) -> None:
+        if step is self._step and ids:
+            os.kill(os.getpid(), signal.SIGSTOP)
+
+
 class EachCounted:
     """Handles record by record, and counts each where no rollback reaches: in the sequence `handled`."""
 
@@ -89,8 +102,13 @@ class EachCounted:
 def main(told: dict[str, Any]) -> None:
     stop = Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
-    broker = connect(told["profile"], told["address"], replace(TOPOLOGY, prefix=told["prefix"]))
-    probe: Probe = NoProbe()
+    if told.get("is_called"):
+        # It has started; now it waits until it is called to work.
+        print("ready", flush=True)
+        sys.stdin.readline()
+    topology = replace(TOPOLOGY, prefix=told["prefix"])
+    broker = connect(told["profile"], told["address"], topology, **told.get("settings", {}))
+    probe: Probe = Paused(Step(told["pause_at"])) if "pause_at" in told else NoProbe()
     if told["crash_at"]:
         step = Step(told["crash_at"])
         probe = Later(CrashProbe(probe, step), step, told["crash_after"])

@@ -55,15 +55,16 @@ def own(topology: Topology) -> Topology:
     return replace(topology, prefix=f"t{uuid4().hex[:10]}.")
 
 
-def connect(profile: str, address: Mapping[str, str], topology: Topology) -> Broker:
-    """`address`: `url`, and for RabbitMQ `management_url`. Nothing is reached yet."""
+def connect(profile: str, address: Mapping[str, str], topology: Topology, **more: Any) -> Broker:
+    """`address`: `url`, and for RabbitMQ `management_url`; `more`: of its config. Nothing is reached yet."""
     kind, _ = PROFILES[profile]
     adapter = kafka if kind == "kafka" else rabbitmq
-    return adapter.connect(config_of(profile, address), topology)
+    return adapter.connect(config_of(profile, address, **more), topology)
 
 
-def config_of(profile: str, address: Mapping[str, str]) -> Any:
+def config_of(profile: str, address: Mapping[str, str], **more: Any) -> Any:
     kind, settings = PROFILES[profile]
+    settings = {**settings, **more}
     if kind == "kafka":
         return KafkaConfig(address["url"], **settings)
     return RabbitConfig(address["url"], address.get("management_url"), **settings)

@@ -70,6 +70,7 @@ def views(first_product: int, count: int) -> list[Envelope]:
     ]
 
 
+@pytest.mark.row("S1.25")
 @pytest.mark.parametrize("broker", ["kafka", "rabbitmq"])
 def test_batches_up_to_3000_are_filled_from_what_waits_acked_once_each_and_much_quicker_than_one_by_one(
     request: pytest.FixtureRequest, broker: str, database: str
