@@ -27,8 +27,6 @@ log = logging.getLogger(__name__)
 
 SLICE_S = 0.1
 """How soon a flush notices a failure or `close`."""
-LOOK_S = 0.001
-"""So often it is asked whether all was answered: what a batch of few messages waits longer than it must."""
 PURGE_S = 5.0
 """What a purge may take: it is local, milliseconds; the port's time-out has passed by then."""
 Report = Callable[[KafkaError | None, Message], None]
@@ -223,12 +221,9 @@ class _Generation:
 
     def _serve(self, timeout_s: float) -> int:
         """Let the client report; how many messages it still holds."""
-        until_s = monotonic() + timeout_s
         try:
-            # Asked for longer, the client looks only every 10 ms whether its queue is empty.
-            while (held := self._producer.flush(min(timeout_s, LOOK_S))) and monotonic() < until_s:
-                continue
-            return int(held)
+            held: int = self._producer.flush(timeout_s)
+            return held
         except (KafkaException, SystemError):
             # A fatal error (a gap averted) comes up through whatever call runs, and swallows reports on its way.
             self.is_spent = self._lost_reports = True
