@@ -6,6 +6,7 @@ process works alone at the end.
 """
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,9 @@ LONGEST = (
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        # A shell starts what runs behind it so, and every process of ours would inherit it: Ctrl-C could not be tested.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     config.pluginmanager.register(Matrix(list(PROFILES)), "matrix")
 
 
