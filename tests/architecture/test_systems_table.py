@@ -1,6 +1,7 @@
 """`docs/systems.md` may claim only what a test still shows, and its plugin must notice when one stops."""
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -48,13 +49,12 @@ def test_each_point_of_the_completion_list_is_a_test_that_every_check_runs() -> 
     assert [point for point, test in COMPLETION.items() if test not in marked] == []
     for test in COMPLETION.values():
         path, _, name = test.partition("::")
-        (found,) = (
-            node
-            for node in ast.parse((ROOT / path).read_text()).body
-            if isinstance(node, ast.FunctionDef) and node.name == name
-        )
-        assert not any("mark.long" in ast.unparse(decorator) for decorator in found.decorator_list), test
-    assert "make test " in (ROOT / ".ci" / "run").read_text()
+        body = ast.parse((ROOT / path).read_text()).body
+        (found,) = (node for node in body if isinstance(node, ast.FunctionDef) and node.name == name)
+        of_all = [node.value for node in body if isinstance(node, ast.Assign) and "pytestmark" in ast.unparse(node)]
+        marks = [ast.unparse(mark) for mark in (*found.decorator_list, *of_all)]
+        assert [mark for mark in marks if re.search(r"mark\.(long|skip|xfail)", mark)] == [], test
+    assert re.search(r"^make test ", (ROOT / ".ci" / "run").read_text(), re.MULTILINE)
     assert 'pytest tests -m "not long"' in (ROOT / "Makefile").read_text()
 
 

@@ -69,4 +69,5 @@ def test_a_message_of_a_lane_given_away_is_not_kept_for_a_retry() -> None:
     lane, (first,) = lane_with("a")
     lane.abandon()
     lane.wait(first, 0.0, [], now_s=100.0)
+    assert lane.waiting == {}
     assert lane.take_due(101.0, 10) == []

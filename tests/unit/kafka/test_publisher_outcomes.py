@@ -58,10 +58,13 @@ class _Client:
         self.lanes: list[int] = []
         self.on_flush = on_flush
         self.purged = False
+        self.room_messages = 1_000
 
     def produce(self, topic: str, value: bytes, key: str, partition: int, report: Any, *, headers: Any) -> None:
         if len(value) > 100:
             raise KafkaException(KafkaError(KafkaError.MSG_SIZE_TOO_LARGE, "too large"))
+        if len(self.taken) >= self.room_messages:
+            raise BufferError
         self.taken.append((key, report))
         self.lanes.append(partition)
 
@@ -133,6 +136,18 @@ def test_each_message_is_given_to_the_lane_of_its_key() -> None:
     publish_with(client, batch)
     assert client.lanes == [lane_of(envelope.key, 3) for envelope in batch]
     assert set(client.lanes) == {0, 1, 2}
+
+
+def test_a_message_that_waits_for_room_goes_into_the_lane_of_its_key_too() -> None:
+    def make_room(client: _Client) -> int:
+        client.room_messages += 1
+        return 0
+
+    client = _Client(make_room)
+    client.room_messages = 1
+    batch = [event(number) for number in range(1, 9)]
+    assert publish_with(client, batch) == [Status.CONFIRMED] * 8
+    assert client.lanes == [lane_of(envelope.key, 3) for envelope in batch]
 
 
 def test_an_answer_that_comes_while_purging_is_a_confirm_and_the_purged_producer_still_ends() -> None:
