@@ -213,10 +213,13 @@ def test_a_batch_that_outlasts_the_lock_s_lease_is_sent_by_a_second_relay_too(
 @pytest.mark.row("S0.30")
 def test_leases_are_renewed_while_a_batch_outlasts_them_and_no_second_relay_sends_it(outbox: Outbox) -> None:
     write(*outbox, *(event(f"key-{number}", 1) for number in range(100)))
-    wire = Wire(delay_s=1.0)
+    wire = Busy(delay_s=1.0)
     options = RelayOptions(batch_messages=100, poll_s=0.02, lease_s=0.3)
-    with running(outbox, Seams(), wire, relays=2, options=options):
-        until(lambda: is_empty(outbox[0]))
+    with running(outbox, Seams(), wire, options=options):
+        # All are in flight with the first relay, for more than three leases, when the second one comes.
+        until(lambda: wire.under_way == 1)
+        with running(outbox, Seams(), wire, options=options):
+            until(lambda: is_empty(outbox[0]))
     assert len(wire.sent) == len({envelope.id for envelope in wire.sent}) == 100
 
 

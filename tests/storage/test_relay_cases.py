@@ -9,6 +9,7 @@ from sqlalchemy import Engine
 
 from benchmarks.parts import relay_cases
 from benchmarks.parts.relay_cases import CASES, FIVE_GROUPS, ONE_GROUP, Load
+from core.journey import Step
 from core.storage.database import create_database_engine
 from tests.storage.outbox_rows import Wire, scalar
 
@@ -51,11 +52,20 @@ def test_a_case_is_told_as_a_row_beside_its_baseline(engine: Engine, monkeypatch
     monkeypatch.setattr(relay_cases, "CASES", {"10-keys": (small(ours), beside, small(baseline))})
     [row] = relay_cases.run(engine, {ONE_GROUP: wire}, names=["10-keys"], rounds=3)
     assert (row["name"], row["baseline"], row["rounds"]) == ("10-keys", "10,000 keys", 3)
+    monkeypatch.setattr(relay_cases.Bench, "rate_per_s", lambda _, load: float(load.keys))
+    [row] = relay_cases.run(engine, {ONE_GROUP: wire}, names=["10-keys"], rounds=3)
+    assert (row["rate_per_s"], row["baseline_rate_per_s"], row["ratio"]) == (10, 50, 0.2)
 
 
-def test_a_hot_keys_own_events_are_no_part_of_the_rate(engine: Engine) -> None:
+def test_a_hot_keys_own_events_are_no_part_of_the_rate(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     load = Load(messages=100, has_hot_key=True, counts_others=True)
     outbox = relay_cases.Mixed(engine, relay_cases.messaging_tables(relay_cases.MetaData()), 400, load, count(1))
     events = [outbox._event(place) for place in range(100)]
     assert outbox.counted_ids == {event.id for event in events if event.key != relay_cases.HOT_KEY}
     assert len(outbox.counted_ids) == 70
+    countdown = relay_cases.CountdownOf(outbox.counted_ids)
+    for event in sorted(events, key=lambda event: event.key != relay_cases.HOT_KEY)[:-1]:
+        countdown.reach(Step.CLEARED, [event.id])
+    assert not countdown.is_down.is_set()
+    monkeypatch.setattr(relay_cases, "drain_s", lambda *_: 2.0)
+    assert relay_cases.Bench(engine, {ONE_GROUP: wire}, 400, 60).rate_per_s(load) == 70 / 2.0
