@@ -33,7 +33,7 @@ from servers.process import free_ports, tail, wait_until
 from testbed import doctor, services, wiring
 from testbed.equivalence import kafka_config, rabbit_config
 from testbed.folders import cache_folder
-from testbed.lab import git_revision
+from testbed.revision import git_revision
 from testbed.role_process import ROOT, RoleProcess
 from testbed.settings import SettingError, Settings, read_settings
 

@@ -9,7 +9,6 @@ import json
 import os
 import platform
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -48,6 +47,7 @@ from servers.process import OWNER, PARENT, free_ports, identify, tail, wait_unti
 from testbed import wiring
 from testbed.equivalence import equivalents
 from testbed.ledger import export_ledger
+from testbed.revision import git_revision
 from testbed.role_process import ROOT, STOP_TIMEOUT_S, RoleProcess, Slowed
 from testbed.sampling import Sampler
 from testbed.services import Services
@@ -469,14 +469,6 @@ class RunLab:
 
 
 _HELD_BY_PARKED_KEYS = "SELECT count(*) FROM pending WHERE key IN (SELECT key FROM pending WHERE parked_at IS NOT NULL)"
-
-
-def git_revision() -> str | None:
-    try:
-        done = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, timeout=10)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return done.stdout.strip() or None
 
 
 def _with_user(url: str, of: str) -> str:

@@ -28,8 +28,8 @@ from core.queries.parked import list_parked
 from core.storage.database import wait_for_database
 from testbed import audit as auditing
 from testbed import wiring
-from testbed.lab import git_revision
 from testbed.operations import ShopOperations
+from testbed.revision import git_revision
 from testbed.settings import SettingError, Settings, read_settings
 
 console = Console(highlight=False)
