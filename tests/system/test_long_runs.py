@@ -9,6 +9,8 @@ from statistics import median
 
 import pytest
 
+from history.reader import read_lines
+
 BROKERS = ("kafka", "rabbitmq")
 SEEDS = range(1, 51)
 KEPT = Path("reports/long")
@@ -35,10 +37,8 @@ def forget_details(folder: Path) -> None:
 
 def resident_bytes(folder: Path, part: str, from_s: float, to_s: float) -> float:
     """The median between two instants of a run; a busy machine samples less than each second."""
-    lines = [
-        json.loads(line) for file in (folder / "history").glob("*.ndjson") for line in file.read_text().splitlines()
-    ]
-    samples = [line for line in lines if line["step"] == "sample" and line["part"] == part]
+    [parent] = (folder / "history").glob("parent-*.ndjson")
+    samples = [line for line in read_lines(parent) if line["step"] == "sample" and line["part"] == part]
     began_ns = min(line["t_ns"] for line in samples)
     return median(line["rss_bytes"] for line in samples if from_s <= (line["t_ns"] - began_ns) / 1e9 < to_s)
 
