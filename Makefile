@@ -26,11 +26,8 @@ lint: setup  ## style, types and the direction of imports
 test: lint  ## lint and every test but the long ones
 	$(BIN)/python -m pytest tests -m "not long" -n $(JOBS) --no-loadscope-reorder
 
-# These load the processor: with more of them than cores what they find is an overloaded machine.
-test-long: setup  ## the long tests: soak, many schedules, original durations; the result is reports/test-long.md
-	rm -rf reports/long
-	$(BIN)/python -m pytest tests -m long -n 2 --no-loadscope-reorder --junitxml=reports/long/junit.xml; \
-	code=$$?; $(BIN)/python scripts/long_result.py; exit $$code
+test-long: setup  ## soak, many schedules, original durations: reports/test-long.md; some: PARTS="soak schedules rest"
+	$(BIN)/python scripts/long_tests.py $(PARTS)
 
 compare: setup  ## the quick comparison of both brokers, with a report
 	$(BIN)/testbed compare --quick
