@@ -383,4 +383,4 @@ def many(number: int, noun: str) -> str:
 
 def figure(value: float) -> str:
     """Three digits where it is small; thousands apart and no exponent where it is large."""
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+    return f"{value:,.0f}" if abs(value) >= 999.5 else f"{value:.3g}"

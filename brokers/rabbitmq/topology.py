@@ -128,7 +128,8 @@ def priorities(slot: int, lanes: int) -> tuple[int, ...]:
     Members never talk: each holds the lowest free slot (an exclusive queue is the lock) and works out the same table.
     Member n takes its share of lanes/(n+1) from those who then have most, with priority n, so the latest taker of a
     lane wins it and shares differ by at most one. In the other lanes it stands by with a negative priority drawn by
-    rendezvous hash (CRC-32 of slot and lane), so what a dead member leaves spreads over the others.
+    rendezvous hash (CRC-32 of slot and lane). So the lanes of a dead member go back to those it took them from (member
+    1's all to member 0, until the slot is taken again), and only member 0's spread over all others.
     """
     owners = [0] * lanes
     for member in range(1, slot + 1):

@@ -5,11 +5,12 @@ import logging
 import orjson
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
-from sqlalchemy.exc import DBAPIError, OperationalError, TimeoutError
+from sqlalchemy.exc import DBAPIError, TimeoutError
 from starlette.exceptions import HTTPException
 
 from core.commands.requests import KeyReused
 from core.domain.rules import ForbiddenState, InvalidRequest, RuleBroken, UnknownThing
+from core.inbox.retries import is_transient
 from core.messaging.errors import BrokerError
 
 log = logging.getLogger(__name__)
@@ -92,17 +93,13 @@ def install(app: FastAPI) -> None:
     async def _key(request: Request, error: KeyReused) -> Response:
         return problem(422, str(error))
 
-    @app.exception_handler(OperationalError)
     @app.exception_handler(TimeoutError)
-    async def _database(request: Request, error: Exception) -> Response:
-        log.warning("database did not answer", extra={**_about(request), "error": str(error)})
-        return problem(503, "The database does not answer; try again.", headers={"Retry-After": "1"})
-
     @app.exception_handler(DBAPIError)
-    async def _refused_by_database(request: Request, error: DBAPIError) -> Response:
-        if error.connection_invalidated:
-            return await _database(request, error)
-        return await _other(request, error)
+    async def _database(request: Request, error: TimeoutError | DBAPIError) -> Response:
+        if not is_transient(error) and not getattr(error, "connection_invalidated", False):
+            return await _other(request, error)
+        log.warning("database did not answer", extra={**_about(request), "error": str(error)})
+        return problem(503, "The database cannot do this now; try again.", headers={"Retry-After": "1"})
 
     @app.exception_handler(Exception)
     async def _other(request: Request, error: Exception) -> Response:

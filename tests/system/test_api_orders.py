@@ -10,6 +10,7 @@ import msgspec
 import pytest
 import requests
 from sqlalchemy import text
+from sqlalchemy.event import listen
 from sqlalchemy.exc import IntegrityError
 
 from core.commands.context import envelope_of, new_uuid7, utc_now
@@ -212,6 +213,19 @@ def test_the_api_is_ready_only_while_the_database_answers(api: Api) -> None:
     with served(replace(api, engine=away).app()) as url:
         problem_of(requests.get(f"{url}/health/ready", timeout=20), 503)
         assert requests.get(f"{url}/health/live", timeout=20).status_code == 200
+
+
+def test_while_the_database_takes_no_writes_orders_are_read_and_a_new_one_may_be_tried_again(api: Api) -> None:
+    order_id = api.post().json()["id"]
+    standby = create_database_engine(api.engine.url.render_as_string(hide_password=False))
+    listen(standby, "connect", lambda connection, _: setattr(connection, "read_only", True))
+    with served(replace(api, engine=standby).app()) as api.url:
+        refused = api.post(key="k-1")
+        problem_of(refused, 503)
+        assert refused.headers["Retry-After"] == "1"
+        assert api.call("GET", f"/api/v1/orders/{order_id}").status_code == 200
+    with served(api.app()) as api.url:
+        assert api.post(key="k-1").status_code == 201
 
 
 def events_of(api: Api, order_id: str) -> list[tuple[str, int]]:

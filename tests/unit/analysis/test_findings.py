@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from analysis.estimates import median_ratio
-from analysis.findings import Result, answer, cautions, compared
+from analysis.findings import Result, answer, cautions, compared, figure
 from history.reader import RunFile
 from tests.histories.writing import clean_run
 
@@ -144,3 +144,8 @@ def test_what_was_set_makes_a_case_of_its_own_but_its_length_does_not() -> None:
     assert (base.case, other.case) == ("steady", "steady, durability=fsynced")
     assert [row.case for row in compared([base, result("rabbitmq")])] == ["steady"] * 2
     assert compared([other, result("rabbitmq")]) == []
+
+
+def test_a_figure_has_three_digits_and_no_exponent_where_it_is_large() -> None:
+    values = (0.01234, 7.0, 99.95, 999.4, 999.6, 1_000, 1_234_567.8)
+    assert [figure(value) for value in values] == ["0.0123", "7", "100", "999", "1,000", "1,000", "1,234,568"]
