@@ -55,9 +55,13 @@ def identify(pid: int) -> Identity | None:
 
 
 def is_alive(identity: Identity) -> bool:
-    if identity.pid > 0:
-        with contextlib.suppress(ChildProcessError):
-            os.waitpid(identity.pid, os.WNOHANG)  # a child of ours that ended stays a zombie until it is waited for
+    """Whether any of it still runs. A child of ours that ended is waited for, so that no zombie stays."""
+    try:
+        if identity.pid > 0 and os.waitpid(identity.pid, os.WNOHANG) == (0, 0):
+            # A killed JVM's first thread is a zombie while its others end: it cannot be waited for yet.
+            return identify(identity.pid) in (identity, None)
+    except ChildProcessError:
+        pass
     return identify(identity.pid) == identity
 
 

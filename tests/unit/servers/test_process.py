@@ -8,13 +8,22 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+import psutil
 import pytest
 
 from servers import process
 from servers.lifecycle import ServerFailed
 from servers.process import OWNER, PARENT, PORTS, ProcessServer, end_orphans, free_ports, identify, is_alive
+from tests.waiting import until
 
 SLEEPER = [sys.executable, "-c", "import time; print('up', flush=True); time.sleep(60)"]
+
+FIRST_THREAD_ENDS = """
+import ctypes, os, threading, time
+threading.Thread(target=time.sleep, args=(2,)).start()
+print("up", flush=True)
+ctypes.CDLL(None).syscall({"x86_64": 60, "aarch64": 93}[os.uname().machine], 0)  # exit of this thread alone
+"""
 
 
 class Sleeper(ProcessServer):
@@ -183,3 +192,17 @@ def test_what_a_server_remembers_is_for_its_owner_alone(sleeper: Sleeper) -> Non
     sleeper.remember(ports=None)
     assert sleeper.state() == {"password": "secret"}
     assert (sleeper.folder / "server.json").stat().st_mode & 0o777 == 0o600
+
+
+def test_a_child_whose_first_thread_ended_lives_until_its_last_and_is_no_zombie_then() -> None:
+    child = subprocess.Popen([sys.executable, "-c", FIRST_THREAD_ENDS], stdout=subprocess.PIPE)
+    identity = identify(child.pid)
+    assert identity is not None
+    assert child.stdout is not None
+    assert child.stdout.readline() == b"up\n"
+    until(lambda: psutil.Process(child.pid).status() == psutil.STATUS_ZOMBIE)
+    assert is_alive(identity)
+    until(lambda: not is_alive(identity))
+    assert not psutil.pid_exists(child.pid)
+    child.stdout.close()
+    child.returncode = 0  # `is_alive` has waited for it
