@@ -32,6 +32,11 @@ class Answered(NamedTuple):
     """Empty: not measured yet."""
     needs: str
 
+    @property
+    def missing(self) -> str:
+        shown = " (its tests: docs/systems.md)" if self.needs.startswith("row ") else ""
+        return f"not measured yet: needs {self.needs}{shown}"
+
 
 def answered(results: Sequence[Result]) -> list[Answered]:
     """Every claim, in order, with what these runs say."""
@@ -100,9 +105,10 @@ def spans(which: Which, *stages: str) -> Look:
         for case, broker, runs in _grouped(conclusive(results), which):
             parts = []
             for stage in stages:
-                p50, p99 = (_median([run.latency_ms(stage, p) for run in runs]) for p in ("p50", "p99"))
-                if p50 is not None and p99 is not None:
-                    parts.append(f"{stage} p50 {figure(p50)} ms, p99 {figure(p99)} ms")
+                medians = {p: _median([run.latency_ms(stage, p) for run in runs]) for p in ("p50", "p99")}
+                known = [f"{p} {figure(ms)} ms" for p, ms in medians.items() if ms is not None]
+                if known:
+                    parts.append(f"{stage} {', '.join(known)}")
             if parts:
                 found.append(f"{case} on {broker}: {'; '.join(parts)} ({many(len(runs), 'run')})")
         return found
@@ -158,13 +164,16 @@ def highest_rate(results: Sequence[Result]) -> list[str]:
 
 def burst(results: Sequence[Result]) -> list[str]:
     """What a spike did to the API and to the outbox."""
-    return [
-        f"spike on {run.broker}: request_to_commit p99 {figure(run.latency_ms('request_to_commit', 'p99') or 0)} ms, "
-        f"outbox at most {_highest(run, 'outbox_messages'):,.0f}, lag at most {_highest(run, 'lag_messages'):,.0f} "
-        f"messages, lost {run.count('lost') or 0:,}"
-        for run in results
-        if default_in("spike")(run)
-    ]
+    found = []
+    for run in results:
+        if default_in("spike")(run):
+            p99 = run.latency_ms("request_to_commit", "p99")
+            slowest = "" if p99 is None else f"request_to_commit p99 {figure(p99)} ms, "
+            found.append(
+                f"spike on {run.broker}: {slowest}outbox at most {_highest(run, 'outbox_messages'):,.0f}, lag at most "
+                f"{_highest(run, 'lag_messages'):,.0f} messages, lost {run.count('lost') or 0:,}"
+            )
+    return found
 
 
 def ends_add_up(results: Sequence[Result]) -> list[str]:

@@ -7,7 +7,7 @@ another part than the broker is said to be so and compared in nothing.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from math import log
+from math import inf, log
 from statistics import median
 from typing import Any, NamedTuple
 
@@ -21,6 +21,9 @@ DRIFT_ALLOWED_RATIO = 0.15
 """How far a machine's speed, measured before each run, may be from the median of all runs."""
 FEWEST_SAMPLES = 1000
 NAMED_AT_MOST = 3
+BEYOND = {"p50": 0.5, "p90": 0.1, "p99": 0.01, "p999": 0.001}
+"""Share of the samples that lie beyond a percentile."""
+FEWEST_BEYOND = 10
 """Runs of one weakness that are named one by one; more are summed up."""
 TIMING = ("load.duration_s", "load.warm_up_s")
 """`--set` keys that say how long a run took, not what it was about."""
@@ -78,8 +81,11 @@ class Result:
         return None if found is None else int(found)
 
     def latency_ms(self, stage: str, percentile: str) -> float | None:
-        found = self.verdict["latency_ms"].get(stage, {}).get(percentile)
-        return None if found is None else float(found)
+        """None also for a percentile with fewer than ten samples beyond it: that is an anecdote."""
+        found = self.verdict["latency_ms"].get(stage, {})
+        if percentile not in found or BEYOND.get(percentile, inf) * found["count"] < FEWEST_BEYOND:
+            return None
+        return float(found[percentile])
 
 
 def by_case(results: Sequence[Result]) -> dict[str, list[Result]]:

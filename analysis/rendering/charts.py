@@ -117,13 +117,15 @@ def percentiles(runs: Sequence[Result], stage: str, title: str) -> str:
 
 
 def stages(runs: Sequence[Result], names: Sequence[str], title: str) -> str:
-    """Where a message's time goes: from p50 to p99 of each stage, one bar a run, on a logarithmic axis."""
+    """Where a message's time goes: from p50 to p99 of each stage, or to p90 where too few samples lie beyond p99; one
+    bar a run, on a logarithmic axis.
+    """
     rows = [
-        {"stage": stage.replace("_", " "), "from": found["p50"], "to": found["p99"], "broker": run.broker,
-         "run": run.name}
+        {"stage": stage.replace("_", " "), "from": p50, "to": slow, "broker": run.broker, "run": run.name}
         for run in runs
         for stage in names
-        if (found := run.verdict["latency_ms"].get(stage)) and found["p50"] > 0
+        if (p50 := run.latency_ms(stage, "p50"))
+        and (slow := run.latency_ms(stage, "p99") or run.latency_ms(stage, "p90"))
     ]  # fmt: skip
     if not rows:
         return ""
@@ -131,7 +133,9 @@ def stages(runs: Sequence[Result], names: Sequence[str], title: str) -> str:
         altair.Chart(_data(rows))
         .mark_bar(height={"band": 0.6})
         .encode(
-            x=altair.X("from:Q", title="ms, from p50 to p99", scale=altair.Scale(type="log")),
+            x=altair.X(
+                "from:Q", title="ms, from p50 to p99 (p90 of fewer than 1,000 samples)", scale=altair.Scale(type="log")
+            ),
             x2="to:Q",
             y=altair.Y("stage:N", title=None, sort=[name.replace("_", " ") for name in names]),
             yOffset="run:N",

@@ -13,6 +13,7 @@ DETAILED_CASES = 8
 """Cases with charts of their own."""
 LIVES_AT_MOST = 800
 """Of allowed anomalies, so that the page stays small; forbidden ones are shown whole."""
+BROKERS = {"kafka": "Kafka", "rabbitmq": "RabbitMQ"}
 
 MEANINGS = {
     "attempted": "requests sent, by idempotency key",
@@ -48,6 +49,15 @@ class Column:
         """Their sum; None where one of them has no such count."""
         found = [run.count(name) for run in self.runs]
         return None if None in found else sum(count for count in found if count is not None)
+
+
+def title(results: Sequence[Result]) -> str:
+    """What the runs have in common, no more."""
+    brokers = {broker: name for broker, name in BROKERS.items() if on(results, broker)}
+    plans = [{(result.case, result.run.seed) for result in on(results, broker)} for broker in brokers]
+    same = "the same " if len(plans) > 1 and set.intersection(*plans) else ""
+    faults = f" and {same}faults" if any(result.verdict["faults"] for result in results) else ""
+    return f"{' and '.join(brokers.values())} under {same}load{faults}"
 
 
 def columns(results: Sequence[Result]) -> list[Column]:

@@ -110,6 +110,7 @@ def arrange(results: Sequence[Result], findings: Findings, comparison: Compariso
     settings = [row for field in ("strategies", "schedule", "settings") for row in content.table(shown, field)]
     return {
         **vars(findings),
+        "title": content.title(results),
         "compared": sure or findings.compared,
         "compared_once": [row for row in findings.compared if row.estimate is None] if sure else [],
         "comparison": comparison,

@@ -70,6 +70,29 @@ def test_what_a_run_holds_cannot_become_markup(report: Path) -> None:
     assert "&lt;script>alert(1)&lt;/script> \\| pipe" in markdown
 
 
+def test_the_heading_says_what_the_runs_have_in_common(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calm = one("kafka", "steady")
+    other = one("rabbitmq", "kill-mid-publish", fault_at_s=4.0)
+    for number, (runs, heading) in enumerate(
+        [
+            ([calm], "Kafka under load"),
+            ([calm, other], "Kafka and RabbitMQ under load and faults"),
+            ([calm, one("rabbitmq", "steady")], "Kafka and RabbitMQ under the same load"),
+        ]
+    ):
+        assert page_of(tmp_path / str(number), monkeypatch, *runs).startswith(f"# {heading}\n")
+
+
+def test_a_percentile_with_fewer_than_ten_samples_beyond_it_is_a_dash(report: Path) -> None:
+    rows = [line for line in report.with_suffix(".md").read_text().splitlines() if line.startswith("| `request_to_com")]
+    assert len(rows) == 2
+    for row in rows:
+        *percentiles, longest, samples = [cell.strip() for cell in row.strip("|").split("|")][2:]
+        assert 100 <= int(samples) < 1_000
+        assert [cell != "–" for cell in percentiles] == [True, True, False, False]
+        assert longest != "–"
+
+
 def test_every_chart_is_drawn_for_both_brokers_and_named(report: Path) -> None:
     charts = sorted((report.parent / "charts").glob("*.svg"))
     assert [chart.stem.removeprefix("kill-mid-publish-") for chart in charts] == [
