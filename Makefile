@@ -26,7 +26,7 @@ lint: setup  ## style, types and the direction of imports
 test: lint  ## lint and every test but the long ones
 	$(BIN)/python -m pytest tests -m "not long" -n $(JOBS) --no-loadscope-reorder
 
-test-long: setup  ## soak, many schedules, original durations: reports/test-long.md; some: PARTS="soak schedules rest"
+test-long: setup  ## soak, many schedules, original durations: reports/test-long.md; some: PARTS="soak scenarios schedules rest"
 	$(BIN)/python scripts/long_tests.py $(PARTS)
 
 compare: setup  ## the quick comparison of both brokers, with a report

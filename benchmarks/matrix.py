@@ -54,6 +54,8 @@ class Factor(NamedTuple):
     """Anomalies that this variant is predicted to show: a cell without them has not shown what it was run for."""
     allows: tuple[str, ...] = ()
     """Anomalies that it may show beyond its contract."""
+    overload: bool = False
+    """As a cell's: it may well end unable to tell."""
 
 
 TIERS = (
@@ -87,10 +89,21 @@ MORE_STRATEGIES = (
            shows=("duplicated_effects",), allows=("out_of_order",)),
     Factor("two-relays", ("publish_strategy=outbox-skip-locked",), allows=("out_of_order",)),
     Factor("two-relays", ("publish_strategy=outbox-for-update",), allows=("out_of_order",)),
-    Factor("consumer-crash-after-commit", ("consume_strategy=check-then-act",), allows=("duplicated_effects",)),
-    Factor("consumer-crash-after-commit", ("consume_strategy=lock",), allows=("duplicated_effects",)),
-    Factor("consumer-crash-after-commit", ("consume_strategy=two-stage",), allows=("duplicated_effects",)),
+    *(Factor("outbox-steady", (f"consume_strategy={strategy}", "load.rate_per_s=50",
+                               "faults=consumer-crash-before-commit@8"), shows=("duplicated_effects",))
+      for strategy in ("check-then-act", "lock", "two-stage")),
 )  # fmt: skip
+"""The last three act before they record: only an effect that no state guards shows it, and their one group has such."""
+CLAIMED = (
+    Factor("kill-mid-publish", ("durability=fsynced",)),
+    Factor("kill-mid-publish", ("durability=fire-and-forget",), allows=("lost",)),
+    Factor("steady", ("flow=sync",)),
+    Factor("steady", ("flow=choreography_parallel",)),
+    Factor("steady", ("inbox=exception",)),
+    Factor("two-relays", ("relay.claim=lock",), allows=("out_of_order",)),
+    Factor("poison", ("on_error=forever", "drain_s=20"), overload=True),
+)
+"""What claims of the articles still need for an answer (`analysis/claims.py`)."""
 NUMBERS = (
     Factor("steady", ("roles.consumers=3",)),
     Factor("steady", ("batch=1",)),
@@ -175,7 +188,17 @@ def full(sustainable_per_s: float | None, scenarios: Sequence[str] | None = None
         for factor in factors:
             if factor.scenario in known:
                 scenario = load_scenario(factor.scenario)
-                cell = Cell(part, scenario, "", 1, factor.sets, shortened(scenario), factor.shows, factor.allows)
+                cell = Cell(
+                    part,
+                    scenario,
+                    "",
+                    1,
+                    factor.sets,
+                    shortened(scenario),
+                    factor.shows,
+                    factor.allows,
+                    factor.overload,
+                )
                 wanted.append((cell, factor.brokers))
 
     take("headline", headline, range(1, FIRST_REPEATS + 1))
@@ -196,6 +219,7 @@ def full(sustainable_per_s: float | None, scenarios: Sequence[str] | None = None
     vary("strategies", STRATEGIES)
     take("scenarios", others)
     vary("strategies", MORE_STRATEGIES)
+    vary("claims", CLAIMED)
     take("headline", headline, range(FIRST_REPEATS + 1, REPEATS + 1))
     vary("numbers", NUMBERS)
     for name in last:

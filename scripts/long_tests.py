@@ -23,11 +23,12 @@ LONG = ROOT / "reports" / "long"
 PAGE = ROOT / "reports" / "test-long.md"
 PARTS = {
     "soak": "half_an_hour or after_five_minutes",
+    "scenarios": "a_scenario_breaks",
     "schedules": "random_schedule",
-    "rest": "not half_an_hour and not after_five_minutes and not random_schedule",
+    "rest": "not half_an_hour and not after_five_minutes and not random_schedule and not a_scenario_breaks",
 }
 """Each part's tests, as pytest's -k takes them: every long test is in one."""
-FOLDERS = {"soak": ("soak-*", "memory-*"), "schedules": ("random-*",), "rest": ()}
+FOLDERS = {"soak": ("soak-*", "memory-*"), "scenarios": ("scenario-*",), "schedules": ("random-*",), "rest": ()}
 """What a part leaves in reports/long beside its own NAME.xml."""
 SUMMED = (
     "acknowledged",
@@ -111,7 +112,7 @@ def page(parts: Sequence[Part], runs: Sequence[tuple[dict[str, Any], dict[str, A
         "",
         *([f"- {case.test}[{case.parameters}]: {case.outcome}: {case.said}" for case in wrong] or ["Nothing."]),
         "",
-        "## What the checkers counted in the random schedules and the soaks",
+        "## What the checkers counted in these runs",
         "",
         f"| runs | verdicts | faults | {' | '.join(SUMMED)} |",
         "|---|---|---:|" + "---:|" * len(SUMMED),

@@ -23,7 +23,7 @@ def test_the_page_names_what_did_not_pass_and_sums_the_runs(tmp_path: Path) -> N
     told = page([read_part(tmp_path / "schedules.xml")], runs)
     assert "1 passed, 1 failure, 1 skipped." in told
     assert "| schedules | 2026-01-02T03:04 | abc123 | 2 | 3 | 1 |" in told
-    assert "**Never run: soak, rest.**" in told
+    assert "**Never run: soak, scenarios, rest.**" in told
     assert "| test_a_schedule | 2 | 1 | 61 s |" in told
     assert "- test_a_schedule[2-kafka]: failure: AssertionError: seed 2 on kafka: invalid\n" in told
     assert "- test_containers[]: skipped: not run: no Docker engine\n" in told

@@ -6,13 +6,18 @@ import subprocess
 import sys
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import pytest
 
+from benchmarks.matrix import LAST, able, shortened
+from benchmarks.scenario import load_scenario, names
 from history.reader import read_lines
+from testbed.experiments import prepare
 
 BROKERS = ("kafka", "rabbitmq")
 SEEDS = range(1, 51)
+SCHEDULE = ("faults=random:3", "load.rate_per_s=30", "load.duration_s=45")
 KEPT = Path("reports/long")
 
 
@@ -71,7 +76,34 @@ def test_relay_and_consumer_hold_as_much_memory_after_five_minutes_as_after_two(
 @pytest.mark.parametrize("seed", SEEDS)
 def test_a_random_schedule_breaks_no_promise(broker: str, seed: int) -> None:
     folder = KEPT / f"random-{broker}-{seed}"
-    sets = ("faults=random:3", "load.rate_per_s=30", "load.duration_s=30")
-    code, said = run(folder, "steady", broker, seed, *sets, timeout_s=900)
+    code, said = run(folder, "steady", broker, seed, *SCHEDULE, timeout_s=900)
     assert code == 0, said
     forget_details(folder)
+
+
+def scenarios() -> list[Any]:
+    """Every one that its broker is able to, but the soak, which is a test of its own."""
+    return [
+        pytest.param(name, broker, id=f"{name}-{broker}")
+        for name in names()
+        if name not in LAST
+        for broker in able(load_scenario(name))
+    ]
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(("scenario", "broker"), scenarios())
+def test_a_scenario_breaks_no_promise(scenario: str, broker: str) -> None:
+    folder = KEPT / f"scenario-{broker}-{scenario}"
+    code, said = run(folder, scenario, broker, 1, *shortened(load_scenario(scenario)), timeout_s=900)
+    assert code == 0, said
+    forget_details(folder)
+
+
+@pytest.mark.parametrize("broker", BROKERS)
+def test_every_long_run_can_be_planned(broker: str) -> None:
+    for seed in SEEDS:
+        assert len(prepare("steady", broker, seed, list(SCHEDULE))[0].faults) == 3
+    for name in names():
+        if broker in able(load_scenario(name)):
+            prepare(name, broker, 1, list(shortened(load_scenario(name))))
