@@ -46,6 +46,21 @@ class Busy(Wire):
                 self.under_way -= 1
 
 
+@dataclass
+class SlowFirst(Wire):
+    """The first event of an aggregate takes until its second is there, a second at most."""
+
+    second: threading.Event = field(default_factory=threading.Event)
+
+    def publish(self, batch: Sequence[Envelope], timeout_s: float) -> Sequence[Outcome]:
+        if batch[0].sequence == 1:
+            self.second.wait(1.0)
+        outcomes = super().publish(batch, timeout_s)
+        if batch[0].sequence == 2:
+            self.second.set()
+        return outcomes
+
+
 @pytest.fixture
 def outbox(database: str) -> Iterator[Outbox]:
     engine, tables = open_outbox(database)
@@ -140,6 +155,18 @@ def test_with_order_ignored_a_refused_event_is_overtaken(outbox: Outbox, seams: 
         until(lambda: is_empty(outbox[0]))
     assert sorted(wire.sequences("a"), key=lambda version: version or 0) == [1, 2, 3, 4, 5]
     assert wire.sequences("a") != [1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize(("claim", "arrived"), [("skip_locked", [2, 1]), ("for_update", [1, 2]), ("lease", [1, 2])])
+def test_where_locked_rows_are_skipped_a_second_relay_overtakes_the_first(
+    outbox: Outbox, claim: str, arrived: list[int]
+) -> None:
+    write(*outbox, event("a", 1), event("a", 2))
+    wire = SlowFirst()
+    options = RelayOptions(batch_messages=1, poll_s=0.01, lease_s=5.0)
+    with running(outbox, Seams(claim), wire, relays=2, options=options):
+        until(lambda: is_empty(outbox[0]))
+    assert wire.sequences("a") == arrived
 
 
 @pytest.mark.row("S1.16")
