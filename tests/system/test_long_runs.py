@@ -51,7 +51,7 @@ def resident_bytes(folder: Path, part: str, from_s: float, to_s: float) -> float
 @pytest.mark.long
 @pytest.mark.parametrize("broker", BROKERS)
 @pytest.mark.row("S1.35")
-def test_half_an_hour_of_load_with_a_fault_each_half_minute_breaks_no_promise(broker: str) -> None:
+def test_half_an_hour_of_load_with_a_fault_each_minute_breaks_no_promise(broker: str) -> None:
     folder = KEPT / f"soak-{broker}"
     code, said = run(folder, "soak", broker, 1, timeout_s=3_600)
     assert code == 0, said
