@@ -54,16 +54,30 @@ def slip(facts: Facts, window: Window) -> float | None:
 
 
 def backlog_s(facts: Facts, window: Window) -> float | None:
-    """Age of the work left when the load ended, in seconds of the planned rate; None where it was not sampled."""
-    rate = facts.run.schedule.rate_per_s
+    """Work left when the load ended, in seconds of the rate it came at; None where it was not sampled.
+
+    Of the outbox in seconds of commits, of the group that is furthest behind in seconds of what it receives: an order
+    makes ten events, and each goes to several groups. At broker level in seconds of the planned rate.
+    """
     if facts.at_broker:
+        rate = facts.run.schedule.rate_per_s
         late_s, lag = _last_arrival_late_s(facts), _lag_at_the_end(facts, window)
         return None if late_s is None or lag is None or not rate else round(max(late_s, lag / rate), 3)
-    depth = facts.one(
-        f"""SELECT arg_max(depth_messages, t_ns) FROM said WHERE step = 'outbox'
-        AND t_ns >= {window.from_ns} AND t_ns < {window.to_ns}"""
+    inside = f"t_ns >= {window.from_ns} AND t_ns < {window.to_ns}"
+    depth, committed = facts.rows(
+        f"""SELECT (SELECT arg_max(depth_messages, t_ns) FROM said WHERE step = 'outbox' AND {inside}),
+            (SELECT count(*) FROM seen WHERE step = 'committed' AND {inside})"""
+    )[0]
+    if depth is None or not committed:
+        return None
+    behind = facts.one(
+        f"""SELECT max(waiting / received) FROM (
+            SELECT "group" AS g, sum(waiting) AS waiting FROM (
+                SELECT "group", topic, arg_max(lag_messages, t_ns) AS waiting
+                FROM said WHERE step = 'lag' AND {inside} GROUP BY "group", topic) GROUP BY "group")
+        JOIN (SELECT g, count(*) AS received FROM seen WHERE step = 'delivered' AND {inside} GROUP BY g) USING (g)"""
     )
-    return None if depth is None or not rate else round(depth / rate, 3)
+    return round(max(float(depth) / float(committed), float(behind or 0)) * window.length_s, 3)
 
 
 def _last_arrival_late_s(facts: Facts) -> float | None:

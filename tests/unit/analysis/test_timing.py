@@ -95,6 +95,22 @@ def test_rates_count_what_happened_inside_the_load_phase(tmp_path: Path) -> None
     assert found.saturated == "none"
 
 
+@pytest.mark.parametrize(
+    ("step", "waiting", "backlog_s"),
+    # Two events an order, 40 orders a second; a group receives one of them or both.
+    [("outbox", 120, 1.5), ("outbox", 200, 2.5), ("lag", 60, 1.5), ("lag", 100, 2.5)],
+)
+def test_work_that_waits_is_counted_at_the_rate_of_events_and_not_of_orders(
+    step: str, waiting: int, backlog_s: float, tmp_path: Path
+) -> None:
+    run = clean_run(orders=400, rate_per_s=40, warm_up_s=2.0, load_s=8.0)
+    for line in run.lines(step):
+        line["depth_messages" if step == "outbox" else "lag_messages"] = waiting
+    found = measured(run, tmp_path)
+    assert found.backlog_s == pytest.approx(backlog_s, rel=0.05)
+    assert (found.saturated == "none") == (backlog_s < 2)
+
+
 def test_recovery_counts_only_work_begun_after_the_fault(tmp_path: Path) -> None:
     run = one_order()
     lines = run.history["all-1.ndjson"]
