@@ -5,6 +5,8 @@ The values are those that the adapters really use; only the words that join them
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from core.messaging.capabilities import Capabilities
+from core.messaging.topology import DEAD_LETTER_SUFFIX, Topology
 from testbed.settings import Settings
 
 if TYPE_CHECKING:
@@ -64,6 +66,8 @@ def broker_settings(settings: Settings) -> dict[str, dict[str, str]]:
 
 def equivalents(settings: Settings) -> list[Equivalent]:
     """The table that `testbed doctor --settings` and the report show."""
+    from brokers.kafka.capabilities import capabilities_of as kafka_capabilities
+    from brokers.rabbitmq.capabilities import capabilities_of as rabbit_capabilities
     from brokers.rabbitmq.effective import effective_settings
 
     kafka = kafka_config(settings).effective_settings()
@@ -99,6 +103,11 @@ def equivalents(settings: Settings) -> list[Equivalent]:
             pairs(sender, "mandatory") + "; basic.return refuses",
         ),
         Equivalent(
+            "an event type that this shop does not know",
+            _of_strangers(kafka_capabilities(kafka_config(settings))),
+            _of_strangers(rabbit_capabilities(rabbit_config(settings), Topology({}, {}, audit=settings.audit))),
+        ),
+        Equivalent(
             "the publisher gives up by itself",
             pairs(publisher, "message.timeout.ms") + " (never: the port's time-out decides)",
             f"never: the port's time-out decides ({settings.publish_timeout_s:g} s)",
@@ -122,3 +131,9 @@ def equivalents(settings: Settings) -> list[Equivalent]:
             "copies written an event", "1, whatever the number of groups", "1 a group that takes it, 1 for audit"
         ),
     ]
+
+
+def _of_strangers(can: Capabilities) -> str:
+    if can.hands_over_unknown_types:
+        return f"handed to each group of its topic, whose letter goes to <topic>{DEAD_LETTER_SUFFIX} with the reason"
+    return "no queue is bound by its key: returned to a publisher that sets mandatory, dropped otherwise"

@@ -15,6 +15,7 @@ def capabilities_of(config: KafkaConfig) -> Capabilities:
         spreads_lanes=True,
         marks_redelivery=False,
         filters_types=False,
+        hands_over_unknown_types=True,
         refuses_unroutable=False,
         partial_refusal=False,
         fsynced_tier=True,

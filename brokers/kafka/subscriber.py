@@ -2,7 +2,7 @@
 
 Positions are committed by every `ack`, asynchronously, and once more, awaited, when a lane is given away or at the end.
 Retries wait in this process: the failed message, what was held behind it, and every later message of its key. Kafka
-does not filter types: what the group does not take is passed over here, and the position goes past it.
+does not filter types: what the routing table leaves to other groups is passed over here, and the position goes past it.
 Not here: what a record means (`codec`), how a dead letter is confirmed (`publisher`).
 """
 
@@ -51,7 +51,8 @@ class KafkaSubscriber:
         self._topology = topology
         self._group = group
         self._prefetch_messages = max(prefetch_messages, 1)
-        self._takes = None if group == DEAD_LETTER_GROUP else topology.subscriptions[group]
+        self._left_to_others = topology.left_to_others(group)
+        self._reads_letters = group == DEAD_LETTER_GROUP
         self._connection = Connection(f"subscriber of {group}", config.bootstrap_servers, config.without_secrets)
         self._lanes: dict[tuple[str, int], Lane] = {}
         self._moved: set[Lane] = set()
@@ -60,7 +61,7 @@ class KafkaSubscriber:
         self._turn = RLock()
         self._closed = Event()
         self.passed_over_messages = 0
-        """Messages of types that the group does not take, read and dropped here."""
+        """Messages of known types that the group does not take, read and dropped here."""
 
     def receive(self, max_messages: int, timeout_s: float) -> Sequence[Delivery]:
         deadline = monotonic() + timeout_s
@@ -237,7 +238,7 @@ class KafkaSubscriber:
         for place, of_lane in by_lane.items():
             # No lane: it was given away while these lay in the client's queue.
             if (lane := self._lanes.get(place)) is not None:
-                deliveries += self._letters(lane, of_lane) if self._takes is None else self._events(lane, of_lane)
+                deliveries += self._letters(lane, of_lane) if self._reads_letters else self._events(lane, of_lane)
                 lane.next_offset = of_lane[-1].offset() + 1
                 if lane.waiting:
                     deliveries = [d for d in deliveries if _token(d)[0] is not lane or not lane.join_queue(d)]
@@ -253,9 +254,9 @@ class KafkaSubscriber:
         if Malformed in set(map(type, decoded)):
             return self._events_and_malformed(lane, messages, decoded)
         envelopes = cast(list[Envelope], decoded)
-        takes = self._takes or frozenset()
-        if not takes.issuperset(map(itemgetter(2), envelopes)):
-            taken = [(offset, event) for offset, event in zip(offsets, envelopes, strict=True) if event[2] in takes]
+        others = self._left_to_others
+        if not others.isdisjoint(map(itemgetter(2), envelopes)):
+            taken = [(at, event) for at, event in zip(offsets, envelopes, strict=True) if event[2] not in others]
             self._pass_over(lane, len(messages) - len(taken))
             offsets, envelopes = [offset for offset, _ in taken], [event for _, event in taken]
         lane.unacked.update(dict.fromkeys(offsets))
@@ -276,7 +277,7 @@ class KafkaSubscriber:
     ) -> list[Delivery]:
         deliveries = []
         for message, envelope in zip(messages, envelopes, strict=True):
-            if isinstance(envelope, Envelope) and envelope.type not in (self._takes or ()):
+            if isinstance(envelope, Envelope) and envelope.type in self._left_to_others:
                 self._pass_over(lane, 1)
                 continue
             lane.unacked[message.offset()] = None

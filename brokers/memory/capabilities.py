@@ -11,6 +11,7 @@ MEMORY = Capabilities(
     spreads_lanes=True,
     marks_redelivery=True,
     filters_types=True,
+    hands_over_unknown_types=True,
     refuses_unroutable=True,
     partial_refusal=True,
     fsynced_tier=False,

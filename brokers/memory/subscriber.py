@@ -13,7 +13,7 @@ from typing import NamedTuple
 from brokers.memory.store import Member, Place, Reading, Record, Store
 from core.messaging.outcomes import Outcome, refused, unknown
 from core.messaging.ports import Delivery, Failure
-from core.messaging.topology import DEAD_LETTER_GROUP, DEAD_LETTER_SUFFIX, Topology
+from core.messaging.topology import DEAD_LETTER_SUFFIX, Topology
 
 
 class Token(NamedTuple):
@@ -222,8 +222,6 @@ def delivery_of(
 
 
 def subscription(topology: Topology, group: str) -> Callable[[Record], bool]:
-    """Whether a group takes a record: its types, every dead letter, and what is malformed (its type is not known)."""
-    if group == DEAD_LETTER_GROUP:
-        return lambda record: True
-    types = topology.subscriptions[group]
-    return lambda record: record.envelope is None or record.type in types
+    """Whether a group takes a record: its types, every dead letter, what is malformed, a type that no route knows."""
+    others = topology.left_to_others(group)
+    return lambda record: record.envelope is None or record.type not in others

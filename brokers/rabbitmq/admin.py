@@ -247,12 +247,12 @@ class RabbitAdmin:
         """Counts by reading: a stream says how many messages it holds only every few seconds."""
         behind: dict[str, list[int]] = {topic: [] for topic in self._topology.topics_of(group)}
         now_ms = int(time() * 1000)
-        types = self._topology.subscriptions.get(group)
+        others = self._topology.left_to_others(group)
         for lane in lanes_of(self._topology, self._config, group):
             start = self._positions.next_offset(group, lane.queue)
             for arrival in self._read_stream(lane.queue, "first" if start is None else start):
                 headers: Any = arrival.properties
-                if types is None or headers.get("cloudEvents_type") in types:
+                if str(headers.get("cloudEvents_type")) not in others:
                     behind[lane.topic].append(codec.published_ms(headers) or now_ms)
         return {
             topic: Lag(len(each), max(0, now_ms - min(each, default=now_ms)) / 1000) for topic, each in behind.items()

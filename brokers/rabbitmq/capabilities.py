@@ -21,6 +21,8 @@ def capabilities_of(config: RabbitConfig, topology: Topology) -> Capabilities:
         # A stream delivers everything as if for the first time.
         marks_redelivery=not is_stream,
         filters_types=not is_stream,
+        # Queues and streams are bound by exact keys; an alternate exchange would hide what they should have taken.
+        hands_over_unknown_types=False,
         refuses_unroutable=confirms and not topology.audit,
         partial_refusal=confirms and not is_stream,
         fsynced_tier=config.queue_type == "quorum",

@@ -34,7 +34,7 @@ from core.messaging.envelope import Envelope
 from core.messaging.errors import BrokerError
 from core.messaging.outcomes import Outcome, refused, unknown
 from core.messaging.ports import Delivery, Failure
-from core.messaging.topology import DEAD_LETTER_GROUP, DEAD_LETTER_SUFFIX, Topology
+from core.messaging.topology import DEAD_LETTER_SUFFIX, Topology
 
 log = logging.getLogger(__name__)
 
@@ -115,7 +115,7 @@ class RabbitSubscriber:
         self._prefetch = max(1, prefetch_messages // max(1, len(self._lanes)))
         self._positions, self._redeclare = positions, redeclare
         self._is_stream = config.queue_type == "stream"
-        self._types = topology.subscriptions.get(group, frozenset())
+        self._left_to_others = topology.left_to_others(group)
         self._wake = threading.Event()
         self._closed = threading.Event()
         self._session: Session | None = None
@@ -242,7 +242,7 @@ class RabbitSubscriber:
         self._positions.arrived(self.group, lane.queue, _stream_offset(headers))
         if codec.MARKER in headers or self._positions.is_before_start(self.group, lane.queue, headers):
             return False
-        return delivery.envelope is None or self.group == DEAD_LETTER_GROUP or delivery.envelope.type in self._types
+        return delivery.envelope is None or delivery.envelope.type not in self._left_to_others
 
     def _holds(self, session: Session, delivery: Delivery) -> bool:
         token = _token(delivery)

@@ -21,6 +21,9 @@ class Capabilities:
     """`Delivery.redelivered` is told by the broker."""
     filters_types: bool
     """The broker delivers only the event types a group subscribes to (else the subscriber drops the rest)."""
+    hands_over_unknown_types: bool
+    """A type that no route knows is handed to each group of its topic, and so ends in its dead letters with the reason.
+    Else no queue takes it: the broker returns it to a publisher that asks for that, and drops it otherwise."""
     refuses_unroutable: bool
     """A message that would reach no queue is REFUSED."""
     partial_refusal: bool

@@ -50,6 +50,13 @@ class Topology:
             return tuple(topic + DEAD_LETTER_SUFFIX for topic in self.topics)
         return tuple(sorted({self.routes[name].topic for name in self.subscriptions[group]}))
 
+    def left_to_others(self, group: str) -> frozenset[str]:
+        """Types of the routing table that the group does not take: all that its subscriber may pass over in silence.
+
+        A type that no route knows is none of them: it is handed over, and becomes a dead letter with that reason.
+        """
+        return frozenset() if group == DEAD_LETTER_GROUP else frozenset(self.routes) - self.subscriptions[group]
+
     def groups_of(self, topic: str) -> tuple[str, ...]:
         return tuple(sorted(group for group in self.subscriptions if topic in self.topics_of(group)))
 

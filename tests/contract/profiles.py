@@ -22,8 +22,10 @@ from brokers.kafka.config import KafkaConfig
 from brokers.memory.capabilities import MEMORY
 from brokers.memory.store import Record
 from brokers.rabbitmq.capabilities import capabilities_of as rabbitmq_capabilities_of
+from brokers.rabbitmq.codec import headers_of as amqp_headers_of
 from brokers.rabbitmq.config import RabbitConfig
 from core.messaging.capabilities import Capabilities
+from core.messaging.envelope import Envelope
 from core.messaging.lanes import lane_of
 from core.messaging.ports import Admin, Broker, Publisher, Subscriber
 from core.messaging.topology import DEAD_LETTER_GROUP, Route, Topology
@@ -109,6 +111,8 @@ class World:
     faulty: Broker
     """The same broker, reached through what `silence`, `lose_confirms` and `cut` break."""
     put_raw: Callable[["World", str, bytes], None]
+    put_foreign: Callable[["World", Envelope], bool]
+    """As another program, which knows the event's type, publishes it and asks to be told: did the broker take it?"""
     tap: Callable[["World"], Callable[[int], list[WireMessage]]]
     refuse_group: Callable[["World", str], Callable[[], None]]
     apply: Callable[[str], None]
@@ -183,6 +187,9 @@ def memory_world(topology: Topology, wrap: Callable[[Broker], Broker] = lambda b
             Record(key, "", datetime.now(UTC), None, "no CloudEvents attribute", body, (("x-odd", b"\xff"),)),
         )
 
+    def put_foreign(world: World, envelope: Envelope) -> bool:
+        return put_by_newer(memory.connect(config, newer(world.topology, envelope.type)), envelope)
+
     def tap(world: World) -> Callable[[int], list[WireMessage]]:
         raise AssertionError("the memory twin has no wire")
 
@@ -201,8 +208,31 @@ def memory_world(topology: Topology, wrap: Callable[[Broker], Broker] = lambda b
     broker = with_topology(topology)
     server = MemoryServer(store)
     return World(
-        "memory", topology, broker, server, broker, put_raw, tap, refuse_group, apply, with_topology, {"url": "memory"}
+        profile="memory",
+        topology=topology,
+        broker=broker,
+        server=server,
+        faulty=broker,
+        put_raw=put_raw,
+        put_foreign=put_foreign,
+        tap=tap,
+        refuse_group=refuse_group,
+        apply=apply,
+        with_topology=with_topology,
+        address={"url": "memory"},
     )
+
+
+def newer(topology: Topology, type: str) -> Topology:
+    """What a later version of the program publishes: one type more."""
+    return replace(topology, routes={**topology.routes, type: Route("orders", f"{type.lower()}.newer")})
+
+
+def put_by_newer(broker: Broker, envelope: Envelope) -> bool:
+    publisher = broker.publisher()
+    [outcome] = publisher.publish([envelope], 20.0)
+    publisher.close()
+    return outcome.is_confirmed
 
 
 # Real brokers
@@ -239,6 +269,7 @@ def real_world(
         server=server,
         faulty=connect(profile, proxied, topology),
         put_raw=put_raw_kafka if is_kafka else put_raw_amqp,
+        put_foreign=put_foreign_kafka if is_kafka else put_foreign_amqp,
         tap=tap_kafka if is_kafka else tap_amqp,
         refuse_group=refuse,
         apply=lambda fault: proxy.apply(RULES[fault]) and None,
@@ -271,6 +302,28 @@ def put_raw_amqp(world: World, key: str, body: bytes) -> None:
         mandatory=True,
     )
     connection.close()
+
+
+def put_foreign_kafka(world: World, envelope: Envelope) -> bool:
+    return put_by_newer(world.with_topology(newer(world.topology, envelope.type)), envelope)
+
+
+def put_foreign_amqp(world: World, envelope: Envelope) -> bool:
+    """By the bare client: our own publisher would declare the route that is not there."""
+    connection = pika.BlockingConnection(pika.URLParameters(world.address["url"]))
+    channel = connection.channel()
+    channel.confirm_delivery()
+    lane = lane_of(envelope.key, world.topology.partitions)
+    properties = pika.BasicProperties(delivery_mode=2, headers=dict(amqp_headers_of(envelope, 0)))
+    try:
+        channel.basic_publish(
+            f"{world.topology.prefix}orders", f"order.newer.{lane}", envelope.data, properties, mandatory=True
+        )
+    except pika.exceptions.UnroutableError:
+        return False
+    finally:
+        connection.close()
+    return True
 
 
 def tap_kafka(world: World) -> Callable[[int], list[WireMessage]]:

@@ -648,6 +648,30 @@ def test_a_malformed_message_can_be_dead_lettered(world: World) -> None:
     assert letter.failed_group == "billing"
 
 
+@needs("hands_over_unknown_types")
+@pytest.mark.row("S2.18")
+def test_a_type_that_no_route_knows_becomes_a_letter_of_each_group_of_its_topic_and_the_next_message_follows(
+    world: World,
+) -> None:
+    stranger, reason = event(1, type="OrderReturned"), failure("unknown event type OrderReturned")
+    assert world.put_foreign(world, stranger)
+    known = [event(2), event(3, type="OrderPaid")]
+    publish(world.publisher(), known)
+    for group, taken in (("billing", known), ("shipping", known[:1])):
+        subscriber = world.subscriber(group)
+        found = receive(subscriber, 1 + len(taken), ack=False)
+        assert [delivery.envelope for delivery in found] == [stranger, *taken]
+        assert subscriber.dead_letter(found[0], reason).is_confirmed
+        subscriber.ack(found[1:])
+        subscriber.close()
+        assert comes_nothing(world.subscriber(group))
+    letters = receive(world.dead_letters(), 2)
+    assert sorted((str(letter.failed_group), envelope_of(letter).type, letter.failure) for letter in letters) == [
+        ("billing", "OrderReturned", reason),
+        ("shipping", "OrderReturned", reason),
+    ]
+
+
 # Unknown outcomes
 
 
@@ -1001,6 +1025,10 @@ def test_capabilities_tell_the_truth(world: World) -> None:
         lonely = world.another(replace(world.topology, extra_topics=frozenset({"lonely"})))
         outcome = world.publisher(lonely).publish([event(1, topic="lonely", type="OrderCreated")], 5.0)[0]
         assert outcome.status in (Status.CONFIRMED, Status.REFUSED)
+    if not can.hands_over_unknown_types:
+        assert not world.put_foreign(world, event(3, type="OrderReturned")), "it comes back to who asks to be told"
+        assert comes_nothing(world.dead_letters())
+        assert "OrderReturned" not in {envelope.type for envelope in log_of(world)}
 
 
 @needs("wire")
