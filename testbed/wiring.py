@@ -300,7 +300,10 @@ def worker(
 
 def group_setups(settings: Settings, database: Database, sink: EventSink) -> dict[str, GroupSetup]:
     """What each group's worker would be built with: for redoing letters and replaying events."""
-    return {name: GroupSetup(spec.handler(database.shop), sink, _decode()) for name, spec in groups(settings).items()}
+    return {
+        name: GroupSetup(spec.handler(database.shop), sink, _decode(), spec.takes)
+        for name, spec in groups(settings).items()
+    }
 
 
 def _decode() -> Decode:

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import Engine, RowMapping, Select, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 
-from core.inbox.handlers import Decode, EventSink, GroupHandler
+from core.inbox.handlers import Decode, EventSink, GroupHandler, one_by_one
 from core.inbox.letters import clean, envelope_of, row_of
 from core.inbox.retries import is_transient
 from core.inbox.worker import Stop
@@ -120,6 +120,11 @@ class GroupSetup:
     handler: GroupHandler
     sink: EventSink | None = None
     decode: Decode | None = None
+    takes: frozenset[str] | None = None
+    """Its event types; None: all. A letter of another type was given up as unknown: once known, it is ignored."""
+
+    def handler_of(self, event_type: str) -> GroupHandler:
+        return self.handler if self.takes is None or event_type in self.takes else one_by_one({})
 
 
 def list_letters(
@@ -185,7 +190,12 @@ def redo(
                 reason = f"group {row['consumer_group']!r} is not known here; the groups there are: {known}"
                 return Answer(letter_id, Redone.UNHANDLED, reason)
             writing = GroupWriting(
-                tables, row["consumer_group"], setup.handler, probe=probe, sink=setup.sink, decode=setup.decode
+                tables,
+                row["consumer_group"],
+                setup.handler_of(envelope.type),
+                probe=probe,
+                sink=setup.sink,
+                decode=setup.decode,
             )
             written = writing.write(connection, [envelope])
             connection.execute(update(letter).where(letter.c.id == letter_id).values(redone_at=func.clock_timestamp()))

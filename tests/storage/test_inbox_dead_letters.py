@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from threading import Thread
 from time import monotonic
@@ -9,6 +10,7 @@ from time import monotonic
 import pytest
 from sqlalchemy import Connection, text
 
+from brokers.memory import connect
 from core.inbox.dead_letters import (
     Answer,
     CannotRedo,
@@ -20,13 +22,13 @@ from core.inbox.dead_letters import (
     redo_all,
     show_letter,
 )
-from core.inbox.handlers import HandlerResult, Poison
+from core.inbox.handlers import HandlerResult, Poison, known_types
 from core.inbox.letters import envelope_of, row_of
 from core.inbox.worker import WorkerOptions
 from core.messaging.envelope import Envelope
 from core.messaging.ports import Delivery, Failure
-from core.messaging.topology import DEAD_LETTER_GROUP
-from tests.storage.inbox_bench import GROUP, Bench, bench, count_it, drain, inbox_database, order
+from core.messaging.topology import DEAD_LETTER_GROUP, Route
+from tests.storage.inbox_bench import GROUP, TOPOLOGY, Bench, bench, count_it, drain, inbox_database, order
 
 __all__ = ["bench", "inbox_database"]
 
@@ -247,3 +249,46 @@ def test_a_key_that_no_text_column_holds_waits_behind_its_letter_and_stops_no_ot
     drain(bench.worker(refuse_the_first, WorkerOptions(receive_timeout_s=0.05, after_dead_letter="wait")))
     assert bench.effects() == [plain.id]
     assert [id_ for id_, _ in bench.letters()] == [event.id for event in odd]
+
+
+@pytest.mark.row("S2.18", "S3.19")
+def test_letters_of_an_unknown_type_and_of_a_newer_version_are_redone_once_after_the_upgrade(bench: Bench) -> None:
+    today = known_types({"OrderCreated": 1, "OrderPaid": 1})
+    after = known_types({"OrderCreated": 2, "OrderPaid": 1, "OrderReturned": 1})
+    newer = replace(TOPOLOGY, routes={**TOPOLOGY.routes, "OrderReturned": Route("orders", "order.returned")})
+    stranger, version_2, fine = order(1, type="OrderReturned"), order(2, schema_version=2), order(3)
+    sent = connect(bench.broker.config, newer).publisher().publish([stranger, version_2, fine], 5.0)
+    assert all(outcome.is_confirmed for outcome in sent)
+    for group in (GROUP, "others"):
+        drain(bench.worker(count_it, group=group, decode=today))
+    service = DeadLetterService(bench.engine, bench.tables, bench.broker.subscriber(DEAD_LETTER_GROUP), None)
+    while service.step():
+        pass
+
+    unknown, too_new = "unknown event type OrderReturned", "OrderCreated version 2 is newer than 1"
+    letters = list_letters(bench.engine, bench.tables)
+    assert Counter((row["consumer_group"], row["event_id"], row["reason"]) for row in letters) == Counter(
+        (group, id_, why)
+        for group in (GROUP, "others")
+        for id_, why in ((stranger.id, unknown), (version_2.id, too_new))
+    )
+    setups = {GROUP: GroupSetup(count_it, decode=today), "others": GroupSetup(count_it, decode=today)}
+    still = redo_all(bench.engine, bench.tables, setups)
+    assert sorted((answer.outcome, answer.reason.removeprefix("Poison: ")) for answer in still) == sorted(
+        [(Redone.FAILED, unknown), (Redone.FAILED, too_new)] * 2
+    )
+    assert (bench.effects(), bench.effects("others")) == ([fine.id], [fine.id])
+
+    setups = {
+        GROUP: GroupSetup(count_it, decode=after, takes=frozenset({"OrderCreated", "OrderPaid", "OrderReturned"})),
+        "others": GroupSetup(count_it, decode=after, takes=frozenset({"OrderCreated"})),
+    }
+    done = redo_all(bench.engine, bench.tables, setups)
+    assert [answer.outcome for answer in done] == [Redone.REDONE] * 4
+    assert sorted(bench.effects()) == sorted([stranger.id, version_2.id, fine.id])
+    assert sorted(bench.effects("others")) == sorted([version_2.id, fine.id])
+    ignored = bench.rows("SELECT consumer_group, event_id, reason FROM inbox WHERE outcome = 'ignored'")
+    assert [(group, str(id_), why) for group, id_, why in ignored] == [
+        ("others", stranger.id, "no handler for OrderReturned")
+    ]
+    assert redo_all(bench.engine, bench.tables, setups) == []

@@ -1,6 +1,7 @@
 """What people on call do to a live system, on every broker: dead letters, parked keys, audit, replay, trace."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,9 @@ import pytest
 from typer.testing import CliRunner
 
 from analysis.rendering.closing import closing_report
+from core.domain.events import _DECODERS, EVENT_TYPES
 from core.effects.table import GROUPS
-from core.messaging.topology import DEAD_LETTER_GROUP
+from core.messaging.topology import DEAD_LETTER_GROUP, Route
 from testbed import wiring
 from testbed.cli import application
 from testbed.settings import SettingError
@@ -51,6 +53,48 @@ def test_a_hundred_letters_are_redone_once_the_cause_is_mended_and_a_second_call
     assert (second["redone"], second["closed"], second["left"]) == (0, 0, 0)
     applied = shop.rows("SELECT CAST(event_id AS text) FROM effect WHERE consumer_group = 'product-metrics'")
     assert sorted(id_ for (id_,) in applied) == sorted(ids)
+
+
+@pytest.mark.row("S2.18", "S3.19")
+@pytest.mark.parametrize("broker", ["kafka", "rabbitmq"])
+def test_letters_of_a_newer_shop_wait_for_the_upgrade_and_are_then_redone_once_by_the_command(
+    request: pytest.FixtureRequest, broker: str, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A newer shop sends LikeChanged in version 2 and, where the broker hands such over, a type of its own."""
+    with live_shop(settings_for(broker, database, request)) as shop:
+        liked, shared, plain = likes_of(3)
+        newer = replace(
+            shop.broker.topology,
+            routes={**shop.broker.topology.routes, "LikeShared": Route(liked.topic, "like.shared")},
+        )
+        sent = [liked._replace(schema_version=2), plain]
+        if shop.broker.capabilities.hands_over_unknown_types:
+            sent.insert(1, shared._replace(type="LikeShared"))
+        publisher = wiring.connect_broker(shop.settings, newer).publisher()
+        assert all(outcome.is_confirmed for outcome in publisher.publish(sent, 20))
+        publisher.close()
+        shop.start("product-metrics", DEAD_LETTER_GROUP)
+        shop.await_count("SELECT count(*) FROM failed_event", len(sent) - 1)
+        reasons = {id_: reason for id_, reason in shop.rows("SELECT event_id, reason FROM failed_event")}
+        assert reasons == {liked.id: "LikeChanged version 2 is newer than 1"} | (
+            {shared.id: "unknown event type LikeShared"} if len(sent) == 3 else {}
+        )
+        shop.await_count(APPLIED, 1, group="product-metrics")
+        code, said = cli(shop, "dlq", "retry", "--group", "product-metrics")
+        assert (code, f"0 redone, 0 closed before, {len(sent) - 1} failed again" in said) == (1, True), said
+
+        kind = EVENT_TYPES["LikeChanged"]
+        monkeypatch.setitem(EVENT_TYPES, "LikeChanged", kind._replace(schema_version=2))  # type: ignore[misc]
+        monkeypatch.setitem(EVENT_TYPES, "LikeShared", kind)  # type: ignore[misc]
+        monkeypatch.setitem(_DECODERS, "LikeShared", _DECODERS["LikeChanged"])
+        group = GROUPS["product-metrics"]
+        monkeypatch.setitem(GROUPS, "product-metrics", replace(group, takes=group.takes | {"LikeShared"}))  # type: ignore[misc]
+        code, said = cli(shop, "dlq", "retry", "--group", "product-metrics")
+        assert (code, f"{len(sent) - 1} redone, 0 closed before, 0 failed again" in said) == (0, True), said
+        assert "0 redone" in cli(shop, "dlq", "retry", "--group", "product-metrics")[1]
+        assert shop.count("SELECT sum(likes) FROM product_metrics") == len(sent)
+        applied = shop.rows("SELECT CAST(event_id AS text) FROM effect WHERE consumer_group = 'product-metrics'")
+        assert sorted(id_ for (id_,) in applied) == sorted(event.id for event in sent)
 
 
 @pytest.mark.row("S4.12", "S4.14", "S4.15")
