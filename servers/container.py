@@ -70,6 +70,12 @@ class Container:
         return self._url.format(**self._facts())
 
     @property
+    def ports(self) -> Mapping[str, int]:
+        """By their environment names in the compose file."""
+        facts = self._facts()
+        return {name: int(facts[name]) for name in self._port_names}
+
+    @property
     def version(self) -> str:
         """The image the container was made from; empty while there is none."""
         container = self._compose("ps", "--all", "--quiet", self._name).strip()

@@ -1,7 +1,7 @@
 """Wire the broker's audit reader and the ledger into the pure reconciliation, and follow single events.
 
 Exit codes of `testbed audit`: 0 the two agree and every group has settled what it owes; 1 they do not; 2 it could not
-be told, because messages are still on their way.
+be told, because messages are still on their way, or because the broker does not tell what consumers hold unacked.
 """
 
 import time
@@ -33,7 +33,7 @@ from testbed.wiring import Database
 CLOCKS_APART = timedelta(minutes=1)
 """How far the broker's clock may be behind the database's; what is read too much is passed over."""
 SETTLES_S = 3.0
-"""A message that a group took and has not acked yet is counted nowhere by some brokers; so long it is waited for."""
+"""What is unsettled is looked at for so long, and longer where the broker tells late what consumers hold unacked."""
 
 Progress = Callable[[str, int], None]
 """Told what is read and how many more of it."""
@@ -46,6 +46,8 @@ class Standing:
     account: GroupAccount
     lag_messages: int
     lost: Sequence[str]
+    untold: Sequence[str]
+    """Owed, and lost or held unacked by a consumer: this broker does not tell which."""
 
 
 @dataclass(frozen=True)
@@ -200,23 +202,33 @@ def _logged(delivery: Delivery) -> Logged:
 
 
 def _standing(database: Database, admin: Admin, group: str, types: Sequence[str], since: datetime) -> Standing:
-    """Unsettled, nothing owed by the broker, and still unsettled a while later: then it is lost."""
-    deadline = time.monotonic() + SETTLES_S
+    """Unsettled, nothing owed by the broker, and still unsettled once all that consumers may hold unacked would have
+    been counted: then it is lost."""
+    began_s = time.monotonic()
 
     def unsettled() -> list[str]:
         with database.engine.connect() as connection:
             return unsettled_ids(connection, database.messaging, group, types, since)
 
+    def lag() -> tuple[int, float | None]:
+        """Messages that the broker owes the group, dead letters too, and how late it tells."""
+        lags = [lag for name in (group, DEAD_LETTER_GROUP) for lag in admin.lag(name).values()]
+        delays_s = [lag.unacked_told_after_s for lag in lags]
+        told_after_s = None if None in delays_s else max([each for each in delays_s if each is not None], default=0.0)
+        return sum(lag.lag_messages for lag in lags), told_after_s
+
     suspects = unsettled()
-    owed = sum(lag.lag_messages for name in (group, DEAD_LETTER_GROUP) for lag in admin.lag(name).values())
-    while suspects and not owed and time.monotonic() < deadline:
+    owed, told_after_s = lag()
+    while suspects and not owed and time.monotonic() - began_s < max(SETTLES_S, told_after_s or 0.0):
         time.sleep(0.2)
         still = set(unsettled())
         suspects = [id_ for id_ in suspects if id_ in still]
-        owed = sum(lag.lag_messages for name in (group, DEAD_LETTER_GROUP) for lag in admin.lag(name).values())
+        owed, told_after_s = lag()
     with database.engine.connect() as connection:
         account = account_of(connection, database.messaging, group, types, since)
-    return Standing(account, owed, [] if owed else suspects)
+    if owed:
+        return Standing(account, owed, [], [])
+    return Standing(account, owed, [], suspects) if told_after_s is None else Standing(account, owed, suspects, [])
 
 
 def as_json(found: Audit) -> dict[str, Any]:
@@ -245,7 +257,12 @@ def as_json(found: Audit) -> dict[str, Any]:
         "ledgerDigest": log.ledger_digest,
         "logDigest": log.log_digest,
         "groups": {
-            group: {**standing.account._asdict(), "lagMessages": standing.lag_messages, "lost": list(standing.lost)}
+            group: {
+                **standing.account._asdict(),
+                "lagMessages": standing.lag_messages,
+                "lost": list(standing.lost),
+                "untold": list(standing.untold),
+            }
             for group, standing in found.groups.items()
         },
         "deadLetters": {**found.letters._asdict(), "open": found.letters.open},

@@ -18,7 +18,6 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import httpx
 import psutil
@@ -395,9 +394,6 @@ class RunLab:
         base, _, _ = found["database_url"].rpartition("/")
         found["database_url"] = f"{base}/{self._database_name}"
         found["outside_world_url"] = f"http://127.0.0.1:{self._outside_port}"
-        found["rabbitmq_management_url"] = _with_user(
-            str(getattr(self._services.broker, "management_url", "")), found.get("rabbitmq_url", "")
-        )
         return found
 
     def _through_proxy(self) -> Settings:
@@ -469,11 +465,3 @@ class RunLab:
 
 
 _HELD_BY_PARKED_KEYS = "SELECT count(*) FROM pending WHERE key IN (SELECT key FROM pending WHERE parked_at IS NOT NULL)"
-
-
-def _with_user(url: str, of: str) -> str:
-    """`url` with the user and password that stand in `of`; an empty one stays empty."""
-    parts, login = urlsplit(url), urlsplit(of).netloc.rpartition("@")[0]
-    if not url or "@" in parts.netloc:
-        return url
-    return parts._replace(netloc=f"{login}@{parts.netloc}").geturl()

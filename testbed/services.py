@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Annotated, Any, Literal, Self
-from urllib.parse import urlsplit
+from urllib.parse import urlsplit, urlunsplit
 
 import typer
 
@@ -34,6 +34,7 @@ Provider = Literal["auto", "native", "docker", "external"]
 FAULTS = ("sigkill", "restart", "pause", "resume", "memory-alarm", "disk-alarm", "database-restart")
 """Those of the catalogue that need nothing but what `up` started, and the end of `pause`."""
 URL_SETTINGS = {"postgres": "DATABASE_URL", "kafka": "KAFKA_BOOTSTRAP_SERVERS", "rabbitmq": "RABBITMQ_URL"}
+MANAGEMENT_SETTING = "RABBITMQ_MANAGEMENT_URL"
 COMPOSE_FILE = Path(__file__).parent.parent / "docker-compose.yml"
 KEPT = "testbed.json"
 """In a state folder: written last by `up`; says which services are there. Without it they belong to a process."""
@@ -60,7 +61,9 @@ class Services:
     @property
     def environment(self) -> dict[str, str]:
         """The settings a client needs, by their names in the environment."""
-        return {URL_SETTINGS[server.name]: server.url for server in self.servers}
+        found = {URL_SETTINGS[server.name]: server.url for server in self.servers}
+        management_url = management_url_of(self.brokers["rabbitmq"]) if "rabbitmq" in self.brokers else ""
+        return found | ({MANAGEMENT_SETTING: management_url} if management_url else {})
 
     def start(self) -> None:
         """Start what is not running; on failure or Ctrl-C stop all of it."""
@@ -84,6 +87,19 @@ class Services:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.stop()
+
+
+def management_url_of(rabbit: Server) -> str:
+    """RabbitMQ's management API with the login of its AMQP address; empty where nobody has named it."""
+    if isinstance(rabbit, container.External):
+        return os.environ.get(MANAGEMENT_SETTING, "")
+    if isinstance(rabbit, container.Container):
+        port = rabbit.ports["RABBITMQ_MANAGEMENT_PORT"]
+    else:
+        assert isinstance(rabbit, rabbitmq.RabbitMQ)
+        port = rabbit.ports["management"]
+    login = urlsplit(rabbit.url).netloc.rpartition("@")[0]
+    return urlunsplit(("http", f"{login}@127.0.0.1:{port}", "", "", ""))
 
 
 def start(brokers: Iterable[str], folder: Path, provider: str = "auto", **options: Mapping[str, Any]) -> Services:

@@ -38,6 +38,8 @@ log = logging.getLogger(__name__)
 
 _TIMEOUT_S = 10.0
 _READ_PREFETCH = 1_000
+_STATISTICS_S = 8.0
+"""The management API tells what is unacked from statistics up to 5 s old, the broker's default; with a margin."""
 _REGISTERED_S = 1.2
 """RabbitMQ writes down that a quorum queue or stream was made up to two times 500 ms later; killed before, it starts
 that queue anew and empty, and without a leader (seen on 4.0.5 at 0.65 s, never from 1.2 s on)."""
@@ -101,8 +103,8 @@ class RabbitAdmin:
 
     def lag(self, group: str) -> Mapping[str, Lag]:
         """Ready: the broker's word, exact. Unacked: this process's subscribers, exact; of other processes by the
-        management API where `management_url` is set, as old as the broker's own interval. Delay: see `delay`; None
-        for dead letters, which have no audit stream."""
+        management API where `management_url` is set, as old as the broker's own interval; without it not at all, which
+        is as good while nobody consumes. Delay: see `delay`; None for dead letters, which have no audit stream."""
         if self._config.queue_type == "stream":
             return self._stream_lag(group)
         lanes = lanes_of(self._topology, self._config, group)
@@ -110,10 +112,13 @@ class RabbitAdmin:
         elsewhere = self._unacked_by_management(group)
         waiting: dict[str, dict[int, int]] = {topic: {} for topic in self._topology.topics_of(group)}
         told: dict[str, dict[int, int]] = {topic: {} for topic in waiting}
+        told_after_s: dict[str, float | None] = dict.fromkeys(waiting, 0.0)
         with self._channel() as channel:
             for lane in lanes:
-                ready = channel.queue_declare(lane.queue, passive=True).method.message_count
-                waiting[lane.topic][lane.lane] = ready
+                queue = channel.queue_declare(lane.queue, passive=True).method
+                waiting[lane.topic][lane.lane] = queue.message_count
+                if queue.consumer_count:
+                    told_after_s[lane.topic] = None if self._config.management_url is None else _STATISTICS_S
                 told[lane.topic][lane.lane] = max(
                     elsewhere.get(lane.queue, 0), sum(count[lane.topic, lane.lane] for count in own)
                 )
@@ -121,7 +126,9 @@ class RabbitAdmin:
                 topic: {lane: n + told[topic][lane] for lane, n in lanes_.items()} for topic, lanes_ in waiting.items()
             }
             return {
-                topic: Lag(sum(counts.values()), self._delay_s(channel.connection, group, topic, counts))
+                topic: Lag(
+                    sum(counts.values()), self._delay_s(channel.connection, group, topic, counts), told_after_s[topic]
+                )
                 for topic, counts in owed.items()
             }
 

@@ -105,6 +105,9 @@ class Lag(NamedTuple):
     """Messages not yet acked (Kafka: end minus committed; RabbitMQ: ready + unacked)."""
     delay_s: float | None
     """Age of the oldest of them in seconds; 0.0 if none; None where the broker cannot tell."""
+    unacked_told_after_s: float | None = 0.0
+    """What another process takes and holds unacked is counted after so long at the latest; None: it never is, so that
+    no lag does not say that nothing is on its way."""
 
 
 class Admin(Protocol):

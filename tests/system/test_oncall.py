@@ -1,5 +1,7 @@
 """What people on call do to a live system, on every broker: dead letters, parked keys, audit, replay, trace."""
 
+import json
+import signal
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -8,17 +10,19 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
+from sqlalchemy import text
 from typer.testing import CliRunner
 
 from analysis.rendering.closing import closing_report
 from core.domain.events import _DECODERS, EVENT_TYPES
 from core.effects.table import GROUPS
 from core.messaging.topology import DEAD_LETTER_GROUP, Route
-from testbed import wiring
+from testbed import services, wiring
 from testbed.cli import application
 from testbed.settings import SettingError
 from tests.system.api_server import ORDER, problem_of
 from tests.system.live_shop import ALL_GROUPS, BROKERS, PRODUCTS, LiveShop, ids_in, likes_of, live_shop, settings_for
+from tests.system.role_processes import Roles
 from tests.waiting import until
 
 APPLIED = "SELECT count(*) FROM inbox WHERE consumer_group = :group"
@@ -106,6 +110,8 @@ def test_the_audit_finds_every_planted_loss_and_phantom_and_nothing_else_and_rep
     assert all(outcome.is_confirmed for outcome in shop.broker.publisher().publish(phantoms, 20))
     shop.await_count("SELECT count(*) FROM pending", 0)
     shop.await_count(APPLIED, 2_005, group="product-metrics")
+    # Of a consumer that runs RabbitMQ does not tell what it holds.
+    shop.stop("product-metrics")
     swallowed, changed = kept[1_000:1_003], kept[1_500]
     shop.write("DELETE FROM inbox WHERE CAST(event_id AS text) = ANY(:ids)", ids=swallowed)
     shop.write("UPDATE event SET payload = '{\"productId\": 1}' WHERE CAST(event_id AS text) = :id", id=changed)
@@ -150,6 +156,7 @@ def test_what_a_group_swallows_is_no_letter_and_the_audit_finds_all_of_it(
         until(lambda: not any(lag.lag_messages for lag in admin.lag("product-metrics").values()), 60)
         admin.close()
         assert shop.count("SELECT count(*) FROM failed_event") == 0
+        shop.stop("product-metrics", DEAD_LETTER_GROUP)
         lost = shop.operations.audit(None)["groups"]["product-metrics"]["lost"]
         assert set(lost) == {ids[6], ids[6 + PRODUCTS]}
 
@@ -180,6 +187,61 @@ def test_an_audit_of_a_system_at_work_calls_nothing_lost(shop: LiveShop) -> None
     assert "Nothing is missing" in closing_report(done, 7, None)
     since = shop.operations.audit(datetime.now(UTC))
     assert (since["ledgerEvents"], since["logMessages"], since["exitCode"]) == (0, 0, 0)
+
+
+@pytest.mark.row("S4.12")
+@pytest.mark.parametrize("broker", ["kafka", "rabbitmq"])
+def test_what_a_stopped_consumer_of_another_process_holds_is_never_called_lost(
+    request: pytest.FixtureRequest, broker: str, database: str, tmp_path: Path
+) -> None:
+    """Its batch stands still before the commit, so all is unacked; its session outlasts the audits."""
+    settings = settings_for(broker, database, request, groups="product-metrics", session_timeout_s=60.0)
+    with live_shop(settings) as shop:
+        shop.start("relay")
+        ids = shop.commit_likes(300)
+        shop.await_count("SELECT count(*) FROM pending", 0)
+        roles = Roles(settings, tmp_path)
+        try:
+            with shop.database.engine.begin() as connection:
+                connection.execute(text("LOCK TABLE product_metrics IN ACCESS EXCLUSIVE MODE"))
+                roles.start("consume", "product-metrics")
+                waits = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = :name"
+                shop.await_count(waits, 1, name=shop.database.engine.url.database)
+                until(lambda: ready_messages(shop, "product-metrics") == 0, 60)
+                roles.processes["consume"].send_signal(signal.SIGSTOP)
+            told = [audited(shop)]
+            if broker == "rabbitmq":
+                url = services.management_url_of(request.getfixturevalue("rabbitmq_server"))
+                told.append(audited(shop, RABBITMQ_MANAGEMENT_URL=url))
+            roles.processes["consume"].send_signal(signal.SIGCONT)
+            shop.await_count(APPLIED, len(ids), group="product-metrics")
+        finally:
+            roles.stop()
+        code, group = audited(shop)
+        assert (code, group["lost"], group["untold"]) == (0, [], [])
+    for code, group in told:
+        assert (code, group["unsettled"], group["lost"]) == (2, len(ids), [])
+    found = [(sorted(group["untold"]), group["lagMessages"]) for _, group in told]
+    assert found == ([([], len(ids))] if broker == "kafka" else [(sorted(ids), 0), ([], len(ids))])
+
+
+def audited(shop: LiveShop, **more: str) -> tuple[int, dict[str, Any]]:
+    """As another shell sees it: the exit code, and how product-metrics stands."""
+    environment = wiring.as_environment(shop.settings) | more
+    done = CliRunner().invoke(application([]), ["audit", "--json"], env=environment)
+    document: dict[str, Any] = json.loads(done.stdout)
+    assert ("does not tell which" in closing_report(document, 7, None)) == bool(
+        document["groups"]["product-metrics"]["untold"]
+    )
+    return done.exit_code, document["groups"]["product-metrics"]
+
+
+def ready_messages(shop: LiveShop, group: str) -> int:
+    """What RabbitMQ has not handed to a consumer yet; on Kafka, which keeps all of it, nothing is waited for."""
+    if shop.settings.broker == "kafka":
+        return 0
+    admin = shop.broker.admin()
+    return sum(lag.lag_messages for lag in admin.lag(group).values())
 
 
 @pytest.mark.row("S0.21")

@@ -13,6 +13,7 @@ from brokers.memory import Faults, MemoryBroker, MemoryConfig, Store, connect
 from core.messaging.envelope import Envelope
 from core.messaging.errors import BrokerError, BrokerUnavailable, TopologyMismatch
 from core.messaging.outcomes import Status
+from core.messaging.ports import Lag
 from core.messaging.topology import Route, Topology
 
 TOPOLOGY = Topology({"Made": Route("things", "thing.made")}, {"stock": frozenset({"Made"})}, partitions=2)
@@ -114,10 +115,10 @@ def test_lag_counts_what_is_not_acked_and_tells_the_age_of_the_oldest() -> None:
     b = broker(store=Store(now=lambda: clock[0]))
     b.publisher().publish([made(1), made(2, "z")], 1.0)
     clock[0] = datetime(2026, 1, 1, 12, 0, 30, tzinfo=UTC)
-    assert b.admin().lag("stock")["things"] == (2, 30.0)
+    assert b.admin().lag("stock")["things"] == Lag(2, 30.0)
     subscriber = b.subscriber("stock")
     subscriber.ack(subscriber.receive(10, 0.0))
-    assert b.admin().lag("stock")["things"] == (0, 0.0)
+    assert b.admin().lag("stock")["things"] == Lag(0, 0.0)
 
 
 WITHOUT_A_NETWORK = """
