@@ -45,6 +45,8 @@ def rabbit_config(settings: Settings) -> "RabbitConfig":
         client=settings.rabbitmq_client,
         durability=settings.durability,
         message_max_bytes=settings.message_max_bytes,
+        # A silent connection is ended after two to three of them.
+        heartbeat_s=max(1, int(settings.session_timeout_s / 3)),
     )
 
 
@@ -73,7 +75,7 @@ def equivalents(settings: Settings) -> list[Equivalent]:
     kafka = kafka_config(settings).effective_settings()
     rabbit = effective_settings(rabbit_config(settings))
     publisher, topic, reader = kafka["publisher"], kafka["topic"], kafka["subscriber"]
-    queue, sender = rabbit["group queue"], rabbit["publisher"]
+    queue, sender, member = rabbit["group queue"], rabbit["publisher"], rabbit["subscriber"]
 
     def pairs(values: dict[str, str], *names: str) -> str:
         return ", ".join(f"{name}={values[name]}" for name in names if name in values) or "not set"
@@ -112,11 +114,28 @@ def equivalents(settings: Settings) -> list[Equivalent]:
             pairs(publisher, "message.timeout.ms") + " (never: the port's time-out decides)",
             f"never: the port's time-out decides ({settings.publish_timeout_s:g} s)",
         ),
-        Equivalent("acknowledgement", pairs(reader, "enable.auto.commit"), rabbit["subscriber"]["acknowledgement"]),
+        Equivalent(
+            "small messages wait to leave together",
+            pairs(publisher, "linger.ms", "batch.size"),
+            "no such setting (LINGER_MS does nothing)",
+        ),
+        Equivalent(
+            "messages are compressed",
+            pairs(publisher, "compression.type"),
+            "no such setting (COMPRESSION does nothing)",
+        ),
+        Equivalent("acknowledgement", pairs(reader, "enable.auto.commit"), member["acknowledgement"]),
         Equivalent(
             "lanes are shared in a group",
             pairs(reader, "group.protocol"),
             "consumer priorities on " + pairs(queue, "x-single-active-consumer"),
+        ),
+        Equivalent(
+            "a member that fell silent loses its lanes",
+            pairs({**kafka["group"], **reader}, "consumer.session.timeout.ms", "session.timeout.ms")
+            + "; a killed one too: its closed connection says nothing",
+            pairs(member, "heartbeat_s") + ": after two to three; a killed one at once, by its closed connection. "
+            "consumer_timeout, for one message held too long, is the broker's own",
         ),
         Equivalent(
             "a crash never drops a message",

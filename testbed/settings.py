@@ -80,6 +80,8 @@ class Settings(BaseSettings):
     topic_prefix: str = Field("", pattern=r"^[A-Za-z0-9._-]{0,60}$")
     publish_timeout_s: float = Field(5.0, gt=0.1, le=300)
     session_timeout_s: float = Field(30.0, ge=1, le=600)
+    """Of silence, after which a consumer's lanes go to another. Kafka: of the group, given by `testbed init` and at the
+    start of a run (classic protocol: of the client). RabbitMQ: three heartbeats."""
     linger_ms: float = Field(5.0, ge=0, le=1_000)
     compression: Annotated[Literal["none", "gzip", "snappy", "lz4", "zstd"], BeforeValidator(_lower)] = "none"
     batch: int = Field(0, ge=0, le=10_000)

@@ -362,10 +362,21 @@ def as_environment(settings: Settings) -> dict[str, str]:
     }
 
 
+_OF_KAFKA = frozenset({"kafka_group_protocol", "linger_ms", "compression"})
+_OF_RABBITMQ = frozenset({"rabbitmq_queue_type", "rabbitmq_client"})
+_WITHOUT_EFFECT = {
+    "kafka": _OF_RABBITMQ,
+    "rabbitmq": _OF_KAFKA,
+    "memory": _OF_KAFKA | _OF_RABBITMQ | {"durability", "session_timeout_s"},
+}
+"""Settings that a broker has nothing for: never shown as in force."""
+
+
 def effective_settings(settings: Settings) -> dict[str, object]:
     """Every setting in force, for run.json; addresses and secrets left out, they say nothing about the run."""
     hidden = {"database_url", "rabbitmq_url", "rabbitmq_management_url", "kafka_bootstrap_servers", "jwt_secret"}
     hidden |= {"outside_world_url", "phone_secret", "history_dir", "crash_at", "topic_prefix", "api_host", "api_port"}
+    hidden |= _WITHOUT_EFFECT[settings.broker]
     return {**settings.model_dump(exclude=hidden), settings.broker: broker_settings(settings)}
 
 

@@ -15,7 +15,14 @@ from confluent_kafka import (
     Producer,
     TopicPartition,
 )
-from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic
+from confluent_kafka.admin import (
+    AdminClient,
+    AlterConfigOpType,
+    ConfigEntry,
+    ConfigResource,
+    NewTopic,
+    ResourceType,
+)
 
 from brokers.kafka.config import KafkaConfig
 from brokers.kafka.errors import SILENCE, GroupBusy, error_of, quiet_logger, translated
@@ -57,6 +64,7 @@ class KafkaAdmin:
         if existing:
             self._check(existing, settings)
         self._await_leaders(names)
+        self._alter_groups(AlterConfigOpType.SET)
 
     def check_ready(self, timeout_s: float) -> None:
         deadline = time.monotonic() + timeout_s
@@ -137,6 +145,7 @@ class KafkaAdmin:
         ).values():
             self._done(future, unless=KafkaError.UNKNOWN_TOPIC_OR_PART)
         self._await_gone(names)
+        self._alter_groups(AlterConfigOpType.DELETE)
         ids = [group_id(self._topology, group) for group in groups(self._topology)]
         deadline = time.monotonic() + _LEAVING_S
         while ids:
@@ -175,6 +184,27 @@ class KafkaAdmin:
                     raise TopologyMismatch(
                         f"topic {resource.name}", argument, settings[argument], described[argument].value
                     )
+
+    def _alter_groups(self, operation: AlterConfigOpType) -> None:
+        """Give every group its settings, or take them away; the broker refuses one beyond its own bounds."""
+        settings = self._config.group_settings()
+        if not settings:
+            return
+        resources = [
+            ConfigResource(
+                ResourceType.GROUP,
+                group_id(self._topology, group),
+                incremental_configs=[
+                    ConfigEntry(
+                        name, value if operation is AlterConfigOpType.SET else None, incremental_operation=operation
+                    )
+                    for name, value in settings.items()
+                ],
+            )
+            for group in groups(self._topology)
+        ]
+        for future in self._client.incremental_alter_configs(resources, request_timeout=REQUEST_S).values():
+            self._result_translated(future)
 
     def _metadata(self, name: str):  # type: ignore[no-untyped-def]  # the client's own type
         try:

@@ -57,8 +57,9 @@ class KafkaConfig:
     durability: Durability = "confirmed"
     group_protocol: GroupProtocol = "consumer"
     """`consumer` is KIP-848: the broker assigns, its group settings fix the time-outs; `classic` is older."""
-    session_timeout_s: float = 10.0
-    """Classic protocol only; after this silence a member's lanes go to another."""
+    session_timeout_s: float | None = None
+    """After this silence a member's lanes go to another; None: what broker or client have by themselves. The client's
+    setting in the classic protocol; in the newer one the group's, which the broker keeps and `declare` gives."""
     linger_ms: float = 5.0
     """How long a record batch may wait to fill; `publish` flushes, so it is never waited out at the end of a batch."""
     compression: Compression = "none"
@@ -84,7 +85,7 @@ class KafkaConfig:
             if getattr(self, name) not in get_args(allowed):
                 raise WrongSetting(name, getattr(self, name), f"use one of {', '.join(get_args(allowed))}")
         ranges: tuple[tuple[str, float, float], ...] = (
-            ("session_timeout_s", 1, 1800),
+            *((("session_timeout_s", 1, 1800),) if self.session_timeout_s is not None else ()),
             ("linger_ms", 0, 900_000),
             ("batch_size_bytes", 1, 2_000_000_000),
             ("message_max_bytes", 1_000, 1_000_000_000),
@@ -161,11 +162,18 @@ class KafkaConfig:
     def subscriber_settings(self, group_id: str) -> dict[str, Setting]:
         settings: dict[str, Setting] = {"group.id": group_id, "group.protocol": self.group_protocol}
         if self.group_protocol == "classic":
-            settings["session.timeout.ms"] = int(self.session_timeout_s * 1_000)
-            settings["heartbeat.interval.ms"] = max(int(self.session_timeout_s * 1_000 / 3), 1)
+            if self.session_timeout_s is not None:
+                settings["session.timeout.ms"] = int(self.session_timeout_s * 1_000)
+                settings["heartbeat.interval.ms"] = max(int(self.session_timeout_s * 1_000 / 3), 1)
             # Moves only the lanes that must move, as the newer protocol does.
             settings["partition.assignment.strategy"] = "cooperative-sticky"
         return {**settings, **self.fetch_settings()}
+
+    def group_settings(self) -> dict[str, str]:
+        """What the broker keeps for each consumer group."""
+        if self.group_protocol == "classic" or self.session_timeout_s is None:
+            return {}
+        return {"consumer.session.timeout.ms": str(int(self.session_timeout_s * 1_000))}
 
     def topic_settings(self) -> dict[str, str]:
         settings = {
@@ -178,10 +186,11 @@ class KafkaConfig:
         return settings
 
     def effective_settings(self) -> dict[str, dict[str, str]]:
-        """Publisher, subscriber and topic settings as text, secrets hidden; for `run.json` and `testbed doctor`."""
+        """Publisher, subscriber, group and topic settings as text, secrets hidden: for `run.json`, `testbed doctor`."""
         roles: dict[str, Mapping[str, Setting]] = {
             "publisher": self.publisher_settings(),
             "subscriber": self.subscriber_settings("<group>"),
+            "group": self.group_settings(),
             "topic": self.topic_settings(),
         }
         return {

@@ -111,6 +111,7 @@ class Kafka(ProcessServer):
             "group.min.session.timeout.ms": "1000",
             "group.consumer.session.timeout.ms": str(self._group_session_timeout_ms),
             "group.consumer.min.session.timeout.ms": "1000",
+            "group.consumer.max.session.timeout.ms": "600000",
             "group.consumer.heartbeat.interval.ms": str(self._group_heartbeat_interval_ms),
             "group.consumer.min.heartbeat.interval.ms": "100",
             **self._more,

@@ -24,7 +24,11 @@ def effective_settings(config: RabbitConfig) -> dict[str, dict[str, str]]:
             "message_max_bytes": str(config.message_max_bytes),
             "heartbeat_s": str(config.heartbeat_s),
         },
-        "subscriber": {"client": config.client, "acknowledgement": "manual, after the commit, in bulk"},
+        "subscriber": {
+            "client": config.client,
+            "acknowledgement": "manual, after the commit, in bulk",
+            "heartbeat_s": str(config.heartbeat_s),
+        },
         "exchange": {"type": "direct", "durable": "True"},
         "group queue": arguments(group_queue),
         "dead-letter queue": arguments(f"{DEAD_LETTER_GROUP}.topic.DLQ.0"),

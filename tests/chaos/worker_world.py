@@ -11,20 +11,18 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import partial
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 import pytest
 import uuid_utils
-from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, ResourceType
 from sqlalchemy import Engine, MetaData, create_engine, text
 
 from core.messaging.envelope import Envelope
 from core.messaging.ports import Admin, Broker
 from core.storage.tables import messaging_tables
 from servers.lifecycle import Server
-from tests.chaos.worker_process import BATCH_MESSAGES, GROUP
+from tests.chaos.worker_process import BATCH_MESSAGES
 from tests.contract.profiles import TOPOLOGY, connect, own
 from tests.waiting import until
 
@@ -86,17 +84,24 @@ def chaos(broker_server: Server, database: str) -> Iterator[Chaos]:
         login = urlsplit(broker_server.url).netloc.rpartition("@")[0] + "@"
         management = urlsplit(getattr(broker_server, "management_url", ""))
         address["management_url"] = urlunsplit(management._replace(netloc=login + management.netloc))
-    broker = connect(profile, address, topology)
+    # RabbitMQ sees a killed member's connection close; Kafka waits for its session to end, as `declare` gave it.
+    session = {"session_timeout_s": 10.0} if profile == "kafka" else {}
+    broker = connect(profile, address, topology, **session)
     admin = broker.admin()
     admin.declare()
+
+    def set_session(session_s: float) -> None:
+        if session:
+            other = connect(profile, address, topology, session_timeout_s=session_s).admin()
+            other.declare()
+            other.close()
+
     engine = create_engine(database)
     metadata = MetaData()
     messaging_tables(metadata)
     metadata.create_all(engine)
     told = {"profile": profile, "address": address, "prefix": topology.prefix, "database": database}
-    # RabbitMQ sees a killed member's connection close; Kafka waits for its session to end.
-    set_session = partial(set_kafka_session, broker_server.url, topology.prefix + GROUP)
-    world = Chaos(broker, admin, engine, told, set_session if profile == "kafka" else lambda _: None)
+    world = Chaos(broker, admin, engine, told, set_session)
     yield world
     for process in world.started:
         if process.poll() is None:
@@ -105,16 +110,6 @@ def chaos(broker_server: Server, database: str) -> Iterator[Chaos]:
     engine.dispose()
     admin.delete()
     admin.close()
-
-
-def set_kafka_session(bootstrap_servers: str, group: str, session_s: float) -> None:
-    setting = ConfigEntry(
-        "consumer.session.timeout.ms", str(int(session_s * 1_000)), incremental_operation=AlterConfigOpType.SET
-    )
-    resource = ConfigResource(ResourceType.GROUP, group, incremental_configs=[setting])
-    admin = AdminClient({"bootstrap.servers": bootstrap_servers})
-    for answer in admin.incremental_alter_configs([resource]).values():
-        answer.result(20)
 
 
 def order(number: int, data: bytes = b"{}") -> Envelope:

@@ -4,13 +4,16 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 from urllib.parse import urlsplit
+from uuid import uuid4
 
 import pytest
 import requests
-from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin import AdminClient, ConfigResource, ResourceType
 
+from brokers.kafka import KafkaConfig, connect
 from core.effects.table import topology
-from core.messaging.topology import DEAD_LETTER_SUFFIX, Topology
+from core.messaging.errors import BrokerError
+from core.messaging.topology import DEAD_LETTER_GROUP, DEAD_LETTER_SUFFIX, Topology
 from servers.lifecycle import Server
 from testbed import wiring
 from testbed.settings import Settings
@@ -52,6 +55,41 @@ def _kafka_holds(server: Server, shape: Topology) -> None:
     }
     names = [shape.prefix + topic + suffix for topic in shape.topics for suffix in ("", DEAD_LETTER_SUFFIX)]
     assert partitions == {name: [1, 1, 1] for name in names}
+    assert _sessions_ms(server, shape) == dict.fromkeys((*shape.subscriptions, DEAD_LETTER_GROUP), "30000")
+
+
+def _sessions_ms(server: Server, shape: Topology) -> dict[str, str]:
+    """After how long a silent member of each group loses its lanes, by the broker."""
+    groups = [
+        ConfigResource(ResourceType.GROUP, shape.prefix + group) for group in (*shape.subscriptions, DEAD_LETTER_GROUP)
+    ]
+    answers = AdminClient({"bootstrap.servers": server.url}).describe_configs(groups, request_timeout=20)
+    return {
+        group.name.removeprefix(shape.prefix): answer.result(20)["consumer.session.timeout.ms"].value
+        for group, answer in answers.items()
+    }
+
+
+def test_a_deleted_topology_leaves_no_setting_of_its_groups_on_kafka(kafka_server: Server) -> None:
+    shape = replace(topology(), prefix=f"gone{uuid4().hex[:8]}.")
+    asked = connect(KafkaConfig(kafka_server.url, session_timeout_s=7.0), shape).admin()
+    by_itself = set(_sessions_ms(kafka_server, shape).values())
+    asked.declare()
+    assert set(_sessions_ms(kafka_server, shape).values()) == {"7000"}
+    asked.delete()
+    assert set(_sessions_ms(kafka_server, shape).values()) == by_itself == {"10000"}
+    asked.close()
+
+
+def test_a_session_time_out_that_the_broker_does_not_allow_is_an_error_that_says_so(kafka_server: Server) -> None:
+    shape = replace(topology(), prefix=f"long{uuid4().hex[:8]}.")
+    admin = connect(KafkaConfig(kafka_server.url, session_timeout_s=1_000.0), shape).admin()
+    with pytest.raises(BrokerError, match=r"consumer\.session\.timeout\.ms"):
+        admin.declare()
+    left = connect(KafkaConfig(kafka_server.url), shape).admin()
+    left.delete()
+    left.close()
+    admin.close()
 
 
 def _rabbitmq_holds(server: Any, shape: Topology) -> None:

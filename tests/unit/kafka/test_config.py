@@ -68,10 +68,15 @@ def test_the_dead_letter_of_a_largest_message_is_taken_by_client_and_topic() -> 
     )
 
 
-def test_session_time_outs_are_the_classic_protocols_only() -> None:
-    classic = KafkaConfig(HERE, group_protocol="classic", session_timeout_s=3.0).subscriber_settings("g")
-    assert classic["session.timeout.ms"] == 3000
-    assert "session.timeout.ms" not in KafkaConfig(HERE).subscriber_settings("g")
+def test_the_session_time_out_is_the_clients_in_the_classic_protocol_and_the_groups_in_the_newer_one() -> None:
+    classic, newer = (KafkaConfig(HERE, group_protocol=name, session_timeout_s=3.0) for name in ("classic", "consumer"))
+    assert classic.subscriber_settings("g")["session.timeout.ms"] == 3000
+    assert classic.group_settings() == {}
+    assert "session.timeout.ms" not in newer.subscriber_settings("g")
+    assert newer.group_settings() == newer.effective_settings()["group"] == {"consumer.session.timeout.ms": "3000"}
+    by_themselves = [KafkaConfig(HERE, group_protocol=name) for name in ("classic", "consumer")]
+    assert [config.group_settings() for config in by_themselves] == [{}, {}]
+    assert not any("session.timeout.ms" in config.subscriber_settings("g") for config in by_themselves)
 
 
 def test_effective_settings_and_texts_hide_every_secret() -> None:

@@ -2,6 +2,7 @@
 
 import pytest
 
+from testbed.equivalence import equivalents, rabbit_config
 from testbed.settings import SettingError, read_settings
 from testbed.wiring import as_environment, effective_settings, outside_world
 
@@ -68,6 +69,63 @@ def test_a_run_tells_every_client_setting_and_no_password(broker: str) -> None:
     assert "publisher" in told
     assert "hunter2" not in told
     assert "x" * 40 not in told
+
+
+def shown(broker: str, promise: str, **more: object) -> tuple[str, str]:
+    """What the table of equivalent settings says for Kafka and for RabbitMQ."""
+    (row,) = [row for row in equivalents(read_settings(broker=broker, **more)) if row.promise == promise]
+    return row.kafka, row.rabbitmq
+
+
+@pytest.mark.parametrize(
+    ("more", "kafka", "heartbeat_s"),
+    [
+        ({}, "consumer.session.timeout.ms=30000;", 10),
+        ({"session_timeout_s": 60.0}, "consumer.session.timeout.ms=60000;", 20),
+        ({"session_timeout_s": 6.0, "kafka_group_protocol": "classic"}, "session.timeout.ms=6000;", 2),
+        ({"session_timeout_s": 8.0}, "consumer.session.timeout.ms=8000;", 2),
+        ({"session_timeout_s": 1.0}, "consumer.session.timeout.ms=1000;", 1),
+    ],
+)
+def test_the_session_time_out_is_shown_as_what_each_broker_makes_of_it(
+    more: dict[str, object], kafka: str, heartbeat_s: int
+) -> None:
+    told = shown("kafka", "a member that fell silent loses its lanes", **more)
+    assert told[0].startswith(kafka)
+    assert told[1].startswith(f"heartbeat_s={heartbeat_s}: after two to three;")
+    here = read_settings(broker="rabbitmq", **more)
+    assert rabbit_config(here).heartbeat_s == heartbeat_s
+    assert rabbit_config(here).heartbeat_s * 3 <= max(3, here.session_timeout_s)
+
+
+def test_a_setting_that_a_broker_has_not_is_never_shown_as_in_force() -> None:
+    ours = {"linger_ms": 50.0, "compression": "zstd"}
+    told = [
+        shown("rabbitmq", f"{what}", **ours)
+        for what in ("small messages wait to leave together", "messages are compressed")
+    ]
+    assert [kafka.partition(",")[0] for kafka, _ in told] == ["linger.ms=50.0", "compression.type=zstd"]
+    assert [rabbit for _, rabbit in told] == [
+        "no such setting (LINGER_MS does nothing)",
+        "no such setting (COMPRESSION does nothing)",
+    ]
+    by_broker = {
+        broker: effective_settings(read_settings(broker=broker, **ours)) for broker in ("kafka", "rabbitmq", "memory")
+    }
+    assert {"linger_ms", "compression", "kafka_group_protocol"} <= by_broker["kafka"].keys()
+    assert not {"linger_ms", "compression", "kafka_group_protocol"} & (
+        by_broker["rabbitmq"].keys() | by_broker["memory"].keys()
+    )
+    assert "rabbitmq_client" in by_broker["rabbitmq"]
+    assert "rabbitmq_client" not in by_broker["kafka"]
+    assert "session_timeout_s" not in by_broker["memory"]
+    assert {"consumer.session.timeout.ms": "30000"} in by_broker["kafka"]["kafka"].values()  # type: ignore[attr-defined]
+
+
+def test_a_type_that_this_shop_does_not_know_is_handed_over_by_kafka_alone() -> None:
+    kafka, rabbitmq = shown("kafka", "an event type that this shop does not know")
+    assert kafka.startswith("handed to each group")
+    assert "returned to a publisher that sets mandatory, dropped otherwise" in rabbitmq
 
 
 @pytest.mark.parametrize(
