@@ -251,7 +251,6 @@ def test_a_key_that_no_text_column_holds_waits_behind_its_letter_and_stops_no_ot
     assert [id_ for id_, _ in bench.letters()] == [event.id for event in odd]
 
 
-@pytest.mark.row("S2.18", "S3.19")
 def test_letters_of_an_unknown_type_and_of_a_newer_version_are_redone_once_after_the_upgrade(bench: Bench) -> None:
     today = known_types({"OrderCreated": 1, "OrderPaid": 1})
     after = known_types({"OrderCreated": 2, "OrderPaid": 1, "OrderReturned": 1})

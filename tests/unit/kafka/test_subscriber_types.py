@@ -31,7 +31,6 @@ def reader(group: str) -> KafkaSubscriber:
     return subscriber
 
 
-@pytest.mark.row("S2.18")
 @pytest.mark.parametrize("beside", [[], [JUNK]], ids=["alone", "beside a malformed one"])
 def test_a_type_that_no_route_knows_is_handed_over_and_one_of_others_is_passed_over(beside: list[Message]) -> None:
     came = [message(0, "OrderCreated"), message(1, "OrderPaid"), message(2, "OrderReturned"), *beside]
