@@ -36,6 +36,7 @@ SEAMS: dict[str, tuple[str, ...]] = {
     "inbox.key": ("group_event", "event"),
     "on_error": ("retry_dlq", "swallow", "requeue", "forever", "log-only"),
     "metrics": ("atomic", "trylock_skip", "read_modify_write"),
+    "metrics.cache": ("off", "refresh", "increment"),
 }
 """Seam -> values, the default first (systems.md 7.8)."""
 
@@ -101,6 +102,9 @@ class Settings(BaseSettings):
     """The consumer groups there are, with commas between; empty: all of them (core/effects/table.py)."""
     saga_deadline_s: float = Field(60.0, gt=0.1, le=86_400)
     """How long a step of an order's saga may take before the saga is wound up."""
+    metrics_cache_s: float = Field(2.0, ge=0.05, le=86_400)
+    """How far behind their table product metrics read through the cache may be; seam `metrics.cache` says if there is
+    one, and how it is written."""
     api_host: str = "127.0.0.1"
     api_port: int = Field(8000, ge=0, le=65_535)
     outside_world_url: str = ""

@@ -21,7 +21,7 @@ from sqlalchemy import Engine, MetaData, make_url
 
 from ablations.consume import Consume, worker_class
 from ablations.flow import FLOWS
-from ablations.metrics import METRICS
+from ablations.metrics import METRICS, METRICS_CACHE
 from ablations.on_error.unmade_calls import taken_as_made
 from ablations.pool import pooled
 from ablations.publish import SINKS
@@ -47,6 +47,7 @@ from core.outbox.doorbell import Doorbell
 from core.outbox.relay import RelayOptions
 from core.outbox.rows import EventSink, OutboxSink
 from core.storage.database import create_database_engine, lacks_table, wait_for_database
+from core.storage.metrics_cache import MetricsCache
 from core.storage.schema import create_schema
 from core.storage.shop import ShopTables, shop_tables
 from core.storage.tables import MessagingTables, messaging_tables
@@ -271,7 +272,8 @@ def worker(
     sink: EventSink,
     call_outside: Callable[[Sequence[Envelope]], None] | None = None,
 ) -> Worker:
-    """Seams `ack`, `inbox`, `inbox.key`, `on_error`, and `saga` of the group that runs them; CONSUMER_WORKERS."""
+    """Seams `ack`, `inbox`, `inbox.key`, `on_error`, and of the groups that have them `saga` and `metrics.cache`;
+    CONSUMER_WORKERS."""
     spec = groups(settings)[group]
     options = WorkerOptions(
         batch_messages=settings.batch or spec.batch_messages,
@@ -282,6 +284,9 @@ def worker(
     build = worker_class(chosen)
     if group == "order-saga":
         build = SAGAS[settings.seam("saga")](build)
+    cache = metrics_cache(settings, database)
+    if group == "product-metrics" and cache is not None:
+        call_outside = METRICS_CACHE[settings.seam("metrics.cache")](cache)
     return pooled(build, settings.consumer_workers)(
         database.engine,
         database.messaging,
@@ -296,6 +301,13 @@ def worker(
         on_malformed=lambda delivery: watch.malformed(group, delivery),
         random=random.Random(settings.seed),
     )
+
+
+def metrics_cache(settings: Settings, database: Database) -> MetricsCache | None:
+    """Seam `metrics.cache`: None where it is `off`."""
+    if settings.seam("metrics.cache") == "off":
+        return None
+    return MetricsCache(database.engine, database.shop, settings.metrics_cache_s)
 
 
 def group_setups(settings: Settings, database: Database, sink: EventSink) -> dict[str, GroupSetup]:
@@ -322,6 +334,7 @@ def api_deps(
         token_settings(settings),
         operations=operations,
         create_order=SyncOrders() if settings.seam("flow") == "sync" else create_order,
+        metrics_cache=metrics_cache(settings, database),
         phone_secret=settings.phone_key,
     )
 

@@ -21,7 +21,8 @@ def read_and_write_back(shop: ShopTables) -> GroupHandler:
             known = select(metrics.c[fact.column]).where(metrics.c.product_id == fact.product_id)
             total = (connection.execute(known).scalar() or 0) + fact.by
             row = insert(metrics).values({"product_id": fact.product_id, fact.column: total})
-            connection.execute(row.on_conflict_do_update(index_elements=["product_id"], set_={fact.column: total}))
+            written = {fact.column: total, "version": metrics.c.version + 1}
+            connection.execute(row.on_conflict_do_update(index_elements=["product_id"], set_=written))
         return fact.done
 
     return each_fact(count)

@@ -29,8 +29,8 @@ def count_or_skip(shop: ShopTables) -> GroupHandler:
             return Ignored("its product was locked")
         try:
             row = insert(metrics).values({"product_id": fact.product_id, fact.column: fact.by})
-            total = metrics.c[fact.column] + fact.by
-            connection.execute(row.on_conflict_do_update(index_elements=["product_id"], set_={fact.column: total}))
+            written = {fact.column: metrics.c[fact.column] + fact.by, "version": metrics.c.version + 1}
+            connection.execute(row.on_conflict_do_update(index_elements=["product_id"], set_=written))
         finally:
             lock.release()
         return fact.done

@@ -17,6 +17,7 @@ from core.api.tickets import tickets_router
 from core.api.tokens import TokenSettings
 from core.commands.context import Context
 from core.commands.orders import CreatesOrder, create_order
+from core.storage.metrics_cache import MetricsCache
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,8 @@ class Deps:
     """What the routes below /admin do; without it they are not there."""
     create_order: CreatesOrder = create_order
     """Seam `flow`: what a request for an order does before it is answered."""
+    metrics_cache: MetricsCache | None = None
+    """Read before the metrics of products; None: they are read from their table alone."""
     phone_secret: str = ""
     """Keys the hashes of phone numbers; empty: made from the tokens' secret, which production must not rely on."""
 
@@ -43,7 +46,7 @@ def create_app(deps: Deps) -> FastAPI:
     problems.install(app)
     routers = (
         orders_router(deps.context, deps.tokens, deps.create_order),
-        products_router(deps.context, deps.tokens),
+        products_router(deps.context, deps.tokens, deps.metrics_cache),
         payments_router(deps.context),
         tickets_router(deps.context, deps.tokens, deps.phone_key),
         notifications_router(deps.context, deps.tokens),

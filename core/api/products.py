@@ -9,12 +9,13 @@ from core.api.problems import Problem
 from core.api.tokens import TokenSettings, caller_of
 from core.commands.context import Context
 from core.commands.products import like, unlike, view
-from core.queries.products import find_metrics
+from core.queries.products import find_cached_metrics, find_metrics
+from core.storage.metrics_cache import MetricsCache
 
 PROBLEMS = problems_of(401, 404, 503)
 
 
-def products_router(context: Context, tokens: TokenSettings) -> APIRouter:
+def products_router(context: Context, tokens: TokenSettings, cache: MetricsCache | None = None) -> APIRouter:
     router = APIRouter(tags=["products"], route_class=JsonRoute)
 
     @router.get("/products/{product_id}", response_model=ProductAnswer, responses=PROBLEMS)
@@ -44,10 +45,13 @@ def products_router(context: Context, tokens: TokenSettings) -> APIRouter:
 
     @router.get("/products/{product_id}/metrics", response_model=MetricsAnswer, responses=PROBLEMS)
     def get_metrics(request: Request, product_id: str) -> Response:
-        """Sales, likes and views, as far as product-metrics has counted them."""
+        """Sales, likes and views, as far as product-metrics has counted them; from a cache, where one is kept."""
         caller_of(tokens, request)
-        with context.engine.connect() as connection:
-            metrics = find_metrics(connection, context.shop, _number(product_id))
+        if cache is not None:
+            metrics = find_cached_metrics(cache, _number(product_id))
+        else:
+            with context.engine.connect() as connection:
+                metrics = find_metrics(connection, context.shop, _number(product_id))
         if metrics is None:
             raise Problem(404, f"There is no product {product_id}.")
         content = {"productId": int(product_id), **metrics._asdict()}

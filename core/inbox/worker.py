@@ -93,8 +93,8 @@ class Worker:
         random: Random | None = None,
     ) -> None:
         """`sink`: where the handler's next events go. `call_outside`: after the commit and before the ack, with all
-        envelopes settled (repeats too): does what handlers reserved, see `outside`. `on_malformed`: is told of each
-        delivery without an id, which no probe can name. `random`: for the back-off."""
+        envelopes settled (repeats too): does what handlers reserved, see `outside`, or renews copies. `on_malformed`:
+        is told of each delivery without an id, which no probe can name. `random`: for the back-off."""
         self.engine = engine
         self.tables = tables
         self.subscriber = subscriber

@@ -1,9 +1,10 @@
-"""Read a product's metrics: counts that follow the facts by events."""
+"""Read a product's metrics, counts that follow the facts by events: from their table, or from the cache before it."""
 
 from typing import NamedTuple
 
 from sqlalchemy import Connection, func, select
 
+from core.storage.metrics_cache import MetricsCache
 from core.storage.shop import ShopTables
 
 
@@ -22,3 +23,15 @@ def find_metrics(connection: Connection, shop: ShopTables, product_id: int) -> M
         .where(product.c.id == product_id)
     ).one_or_none()
     return Metrics(*row) if row is not None else None
+
+
+def find_cached_metrics(cache: MetricsCache, product_id: int) -> Metrics | None:
+    """As `find_metrics`, as it was at most the cache's age limit ago; what the cache has not is read and put there."""
+    entry = cache.find(product_id)
+    if entry is not None:
+        return Metrics._make(entry)
+    with cache.engine.connect() as connection:
+        metrics = find_metrics(connection, cache.shop, product_id)
+    if metrics is not None:
+        cache.refresh([product_id])
+    return metrics

@@ -42,6 +42,7 @@ class ShopTables:
     saga_state: Table
     product_like: Table
     product_metrics: Table
+    metrics_cache: Table
     request: Table
     ticket: Table
     reactions: ReactionTables
@@ -189,6 +190,22 @@ def shop_tables(metadata: MetaData, schema: str | None = None) -> ShopTables:
         Column("views", BigInteger, nullable=False, server_default=text("0")),
         # Pieces sold: counted when the order is paid.
         Column("sales", BigInteger, nullable=False, server_default=text("0")),
+        # How often the row was written: of two copies of it, which is the newer.
+        Column("version", BigInteger, nullable=False, server_default=text("1")),
+        schema=schema,
+    )
+    metrics_cache = Table(
+        "metrics_cache",
+        metadata,
+        # Copies of rows of product_metrics, and when each was read: core.storage.metrics_cache.
+        Column("product_id", BigInteger, primary_key=True, autoincrement=False),
+        Column("likes", BigInteger, nullable=False),
+        Column("views", BigInteger, nullable=False),
+        Column("sales", BigInteger, nullable=False),
+        Column("version", BigInteger, nullable=False),
+        Column("read_at", DateTime(timezone=True), nullable=False),
+        # As a cache may: it costs no write-ahead log, and a crash of the database empties it.
+        prefixes=["UNLOGGED"],
         schema=schema,
     )
     request = Table(
@@ -231,6 +248,7 @@ def shop_tables(metadata: MetaData, schema: str | None = None) -> ShopTables:
         saga_state=saga_state,
         product_like=product_like,
         product_metrics=product_metrics,
+        metrics_cache=metrics_cache,
         request=request,
         ticket=ticket,
         reactions=reaction_tables(metadata, schema),
