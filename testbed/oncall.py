@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any
 from uuid import UUID
@@ -21,7 +21,6 @@ from core.inbox.dead_letters import CannotRedo, list_letters, places_of_letters,
 from core.inbox.letters import envelope_of
 from core.journey import NoProbe
 from core.messaging.ports import Broker
-from core.outbox.retention import KEEP_FOR
 from core.outbox.storage import requeue
 from core.queries.ledger import BEGINNING, END
 from core.queries.parked import list_parked
@@ -173,7 +172,9 @@ def audit(
     """Read everything the broker ever carried and reconcile it with the database, in both directions.
 
     Reports what is missing from the log, in the log without having been committed, or different; and what each
-    consumer group owes although nothing is on its way to it. Name an instant once retention has deleted rows or log.
+    consumer group owes although nothing is on its way to it. The relay deletes events RETENTION_EVENTS_S (seven days)
+    after they left the outbox, the broker its log by its own clock: where a system is older than that, name an instant
+    since when both are kept.
 
     Exit 0: all agree; 1: they do not; 2: messages are still on their way, or the broker keeps no log.
 
@@ -208,7 +209,7 @@ def replay(
     """Apply events again for one group alone.
 
     By event ids or an instant: what the group never applied is applied, the rest is passed over. From the beginning:
-    its effects are emptied and recomputed, where they can be.
+    its effects are emptied and recomputed from the events that are kept (RETENTION_EVENTS_S), where they can be.
 
     Exit 0: done; 1: an event failed; 2: this broker or group cannot do it, and why.
 
@@ -265,7 +266,9 @@ def trace_text(answer: dict[str, Any]) -> str:
 def repair(
     since: Annotated[
         str,
-        typer.Option(help="Only of orders made since this instant; default: for as long as retention keeps events."),
+        typer.Option(
+            help="Only of orders made since this instant; default: for as long as events are kept (RETENTION_EVENTS_S)."
+        ),
     ] = "",
     as_json: AsJson = False,
 ) -> None:
@@ -273,13 +276,14 @@ def repair(
     from however many places it is called. The relay sends it like any other.
 
     This shop writes payment and event in one transaction; rows that came another way (restored, edited by hand, written
-    by a service that only logs a lost outbox row) may lack it. Go further back only if no event was ever deleted: what
-    retention deleted would be told again.
+    by a service that only logs a lost outbox row) may lack it. Go further back only if no relay has deleted events yet:
+    what one deleted would be told again.
 
     Examples: `testbed repair` · `testbed repair --since 2026-01-31T00:00:00Z`
     """
     with on_call(needs_broker=False) as at:
-        orders = at.operations.repair_payments(_instant(since) or datetime.now(UTC) - KEEP_FOR)
+        kept_for = timedelta(seconds=at.settings.retention_events_s)
+        orders = at.operations.repair_payments(_instant(since) or datetime.now(UTC) - kept_for)
     rows = [{"order": order} for order in orders]
     _print(rows, ("order",), as_json, "no payment lacks its event")
 

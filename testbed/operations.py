@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
 from core.api.problems import CannotDo
@@ -33,6 +33,7 @@ class ShopOperations:
         self._groups = wiring.groups(settings)
         self._setups = wiring.group_setups(settings, database, sink)
         self._probe = probe
+        self._claims_kept_for = timedelta(seconds=settings.retention_claims_s)
         self._context = Context(database.engine, database.shop, sink)
 
     def retry_letters(self, stream: str | None, group: str | None, limit: int) -> dict[str, Any]:
@@ -138,6 +139,12 @@ class ShopOperations:
             raise CannotDo("a broker goes back to an instant, not to single events; leave the source at `events`")
         if from_beginning:
             self._own_tables(group)
+        elif since is not None and since < datetime.now(UTC) - self._claims_kept_for:
+            days = self._claims_kept_for.total_seconds() / 86_400
+            raise CannotDo(
+                f"what a group handled is known for {days:g} days (RETENTION_CLAIMS_S): further back the broker would "
+                "have it applied twice. Name a later instant; the source `events` applies only what it never applied"
+            )
         admin = self._broker.admin()
         try:
             # First the position, which is refused while members are connected: then nothing is handled in between.

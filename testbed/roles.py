@@ -16,6 +16,7 @@ from core.inbox.retries import is_transient
 from core.journey import NoProbe
 from core.messaging.ports import Broker
 from core.messaging.topology import DEAD_LETTER_GROUP
+from core.storage.cleaning import clean_regularly
 from testbed import wiring
 from testbed.settings import SettingError, Settings
 
@@ -49,6 +50,7 @@ def serve(settings: Settings) -> None:
         beside = [_thread("relay", lambda: wiring.relay(settings, database, broker, watch.probe).run(stop))]
         everyone = [*wiring.groups(settings), DEAD_LETTER_GROUP]
         beside += consumers(settings, database, broker, everyone, watch, stop)
+        beside.append(_cleaner(settings, database, stop))
         for thread in beside:
             thread.start()
     app = create_app(wiring.api_deps(settings, database, sink, NoProbe(), operations))
@@ -68,7 +70,7 @@ def serve(settings: Settings) -> None:
 
 
 def relay(settings: Settings) -> None:
-    """Move committed rows to the broker until asked to stop."""
+    """Move committed rows to the broker, and delete what is too old, until asked to stop."""
     if settings.broker == "memory":
         raise SettingError("BROKER=memory lives in one process: `testbed serve` runs its relay and consumers too")
     if not wiring.has_relay(settings):
@@ -78,10 +80,21 @@ def relay(settings: Settings) -> None:
     broker = wiring.connect_broker(settings)
     stop = stop_on_signal()
     _show_metrics(settings, watch, database)
+    cleaner = _cleaner(settings, database, stop)
+    cleaner.start()
     try:
         wiring.relay(settings, database, broker, watch.probe).run(stop)
     finally:
+        stop.set()
+        # A batch that takes longer is cut off with the process, and rolled back.
+        cleaner.join(timeout=5)
         watch.close()
+
+
+def _cleaner(settings: Settings, database: wiring.Database, stop: threading.Event) -> "RoleThread":
+    """Deletes what is too old, until `stop`; not started."""
+    work = wiring.cleanings(settings, database)
+    return _thread("cleaner", partial(clean_regularly, database.engine, work, settings.retention_check_s, stop))
 
 
 def consume(settings: Settings, groups: Sequence[str]) -> None:

@@ -92,6 +92,15 @@ class Settings(BaseSettings):
     relay_batch: int = Field(2_000, ge=1, le=10_000)
     relay_lease_s: float = Field(5.0, gt=0.1, le=300)
     relay_poll_s: float = Field(0.2, gt=0, le=60)
+    retention_check_s: float = Field(3_600.0, ge=0.1, le=86_400)
+    """The relay looks for what is too old at each full so much of the clock: hourly at minute 0."""
+    retention_events_s: float = Field(7 * 86_400.0, ge=3_600, le=3_650 * 86_400)
+    """How long an event is kept after it left the outbox."""
+    retention_claims_s: float = Field(30 * 86_400.0, ge=15 * 86_400, le=3_650 * 86_400)
+    """How long a group knows what it handled, after the event itself is gone. No shorter than a broker's log can still
+    hand over an event: on Kafka its seven days, counted from when the segment's seven days are full."""
+    retention_answers_s: float = Field(30 * 86_400.0, ge=86_400, le=3_650 * 86_400)
+    """How long an Idempotency-Key gets the answer it got."""
     prefetch: int = Field(2_000, ge=1, le=100_000)
     retry_policy: Annotated[
         Literal["default", "article-s2", "article-s3-kafka", "article-s3-rabbitmq", "article-s4"],

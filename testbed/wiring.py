@@ -10,6 +10,7 @@ import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -31,9 +32,11 @@ from ablations.saga import SAGAS
 from core.commands.catalogue import seed_catalogue
 from core.commands.context import Context
 from core.commands.orders import create_order
+from core.commands.requests import delete_old_answers
 from core.domain.events import EVENT_TYPES
 from core.effects.order_saga import move_on_overdue, run_sagas
 from core.effects.table import Group, topology
+from core.inbox.claims import delete_old_claims
 from core.inbox.dead_letters import GroupSetup
 from core.inbox.handlers import Decode, known_types
 from core.inbox.outside import OutsideCaller
@@ -45,7 +48,9 @@ from core.messaging.ports import Broker, Delivery, Subscriber
 from core.messaging.topology import Topology
 from core.outbox.doorbell import Doorbell
 from core.outbox.relay import RelayOptions
+from core.outbox.retention import delete_old_batches
 from core.outbox.rows import EventSink, OutboxSink
+from core.storage.cleaning import Cleaning
 from core.storage.database import create_database_engine, lacks_table, wait_for_database
 from core.storage.metrics_cache import MetricsCache
 from core.storage.schema import create_schema
@@ -227,6 +232,21 @@ def relay(settings: Settings, database: Database, broker: Broker, probe: Probe) 
         lease_s=settings.relay_lease_s,
     )
     return make(database.engine, database.messaging, broker.publisher(), options, probe)
+
+
+def cleanings(settings: Settings, database: Database) -> Mapping[str, Cleaning]:
+    """Table -> what deletes its old rows. The relay's role does it now and then, whatever its strategy."""
+    engine, messaging, shop = database.engine, database.messaging, database.shop
+    events, claims, answers = (
+        timedelta(seconds=age_s)
+        for age_s in (settings.retention_events_s, settings.retention_claims_s, settings.retention_answers_s)
+    )
+    return {
+        # Every aggregate of this shop has a row that is its state: none is spared for being told by its events alone.
+        messaging.event.fullname: partial(delete_old_batches, engine, messaging, events),
+        messaging.inbox.fullname: lambda: iter(partial(delete_old_claims, engine, messaging, claims), 0),
+        shop.request.fullname: lambda: iter(partial(delete_old_answers, engine, shop, answers), 0),
+    }
 
 
 def outside_caller(

@@ -32,6 +32,7 @@ from core.commands.requests import Answer, ask_of
 from core.domain.orders import Line, OrderStatus
 from core.queries.orders import find_order, list_orders
 
+SAME_KEY = "Same key, same answer, for as long as answers are kept: 30 days where nothing else is set."
 KEY = re.compile(r"[\x21-\x7e]{1,100}")
 PROBLEMS = problems_of(400, 401, 413, 422, 503)
 CHANGE_PROBLEMS = problems_of(400, 401, 404, 409, 413, 422, 503)
@@ -45,7 +46,7 @@ def orders_router(context: Context, tokens: TokenSettings, create: CreatesOrder 
     def post_order(
         request: Request,
         body: OrderRequest,
-        idempotency_key: Annotated[str | None, Header(description="Same key, same answer.")] = None,
+        idempotency_key: Annotated[str | None, Header(description=SAME_KEY)] = None,
     ) -> Response:
         """Create an order. It answers at once; stock, payment and mail follow by events."""
         caller = caller_of(tokens, request)

@@ -7,7 +7,7 @@ from fastapi import APIRouter, Header, Request, Response
 
 from core.api.body import JsonRoute
 from core.api.models import TicketAnswer, TicketRequest, problems_of
-from core.api.orders import correlation_of, created, uuid_of
+from core.api.orders import SAME_KEY, correlation_of, created, uuid_of
 from core.api.problems import Problem
 from core.api.tokens import TokenSettings, caller_of
 from core.commands.context import Context
@@ -27,7 +27,7 @@ def tickets_router(context: Context, tokens: TokenSettings, phone_key: bytes) ->
     def post_ticket(
         request: Request,
         body: TicketRequest,
-        idempotency_key: Annotated[str | None, Header(description="Same key, same answer.")] = None,
+        idempotency_key: Annotated[str | None, Header(description=SAME_KEY)] = None,
     ) -> Response:
         """Apply for tickets of a show. The phone number is kept as a keyed hash and a mask."""
         caller = caller_of(tokens, request)

@@ -1,17 +1,20 @@
-"""Answers already given: the same caller with the same Idempotency-Key gets the same answer, whatever happened since.
+"""Answers already given: the same caller with the same Idempotency-Key gets the same answer, whatever happened since,
+for as long as answers are kept.
 
 The answer is stored in the transaction that earned it, so it is there exactly when its effect is. Of two concurrent
 requests with one key the database lets one commit; the other finds the key taken, rolls back and reads the answer.
 Refusals are not stored: the same request may succeed later.
 """
 
+from datetime import timedelta
 from hashlib import sha256
 from typing import NamedTuple
 
 import orjson
-from sqlalchemy import Connection, insert, select
+from sqlalchemy import Connection, Engine, insert, select
 
 from core.commands.context import Context
+from core.storage.cleaning import delete_older
 from core.storage.shop import ShopTables
 
 
@@ -76,3 +79,11 @@ def keep_answer(connection: Connection, shop: ShopTables, ask: Ask, answer: Answ
             "resource_id": resource_id,
         },
     )
+
+
+def delete_old_answers(engine: Engine, shop: ShopTables, older_than: timedelta, at_most_rows: int = 5_000) -> int:
+    """Delete up to `at_most_rows` answers given longer ago than that; how many went. Call until it returns 0.
+
+    A request whose answer was forgotten is a new one: `older_than` must exceed the time for which clients try again.
+    """
+    return delete_older(engine, shop.request, "answered_at", older_than, at_most_rows)

@@ -13,6 +13,7 @@ from sqlalchemy import Connection, Engine, Table, TextClause, text
 
 from core.inbox.handlers import Ignored, Poison
 from core.messaging.envelope import Envelope
+from core.storage.cleaning import delete_older
 from core.storage.tables import MessagingTables
 
 _ONLY_UUIDS = re.compile(r"[0-9A-Fa-f,-]+")
@@ -110,15 +111,16 @@ def text_array(words: Iterable[str]) -> str:
     return f"{{{','.join(parts)}}}"
 
 
-def delete_old_claims(engine: Engine, inbox: Table, older_than: timedelta, at_most_rows: int = 5_000) -> int:
+def delete_old_claims(engine: Engine, tables: MessagingTables, older_than: timedelta, at_most_rows: int = 5_000) -> int:
     """Delete up to `at_most_rows` inbox rows handled longer ago than that; how many went. Call until it returns 0.
 
-    `older_than` must exceed the longest time after which a broker may deliver again (its retention, a replay): an
-    id that was forgotten is new. Small transactions, rows that someone locks are passed over.
+    An id that was forgotten is new. So a claim stays while its event is in the event table (it may be replayed, or
+    requeued and sent once more) and while the group has an open letter of it; and `older_than` must exceed the longest
+    time after which a broker may deliver again: what its log keeps, and how long a group may stay away.
     """
-    statement = text(
-        f"DELETE FROM {inbox.fullname} WHERE ctid = ANY (ARRAY(SELECT ctid FROM {inbox.fullname} "
-        "WHERE handled_at < clock_timestamp() - CAST(:age AS interval) LIMIT :rows FOR UPDATE SKIP LOCKED))"
+    unless = (
+        f"EXISTS (SELECT FROM {tables.event.fullname} e WHERE e.event_id = r.event_id) OR "
+        f"EXISTS (SELECT FROM {tables.failed_event.fullname} f WHERE f.consumer_group = r.consumer_group "
+        "AND f.event_id = CAST(r.event_id AS text) AND f.redone_at IS NULL)"
     )
-    with engine.begin() as connection:
-        return connection.execute(statement, {"age": older_than, "rows": at_most_rows}).rowcount
+    return delete_older(engine, tables.inbox, "handled_at", older_than, at_most_rows, unless)

@@ -1,9 +1,11 @@
 """Delete events that left the outbox long ago, one cleared batch a transaction. What is pending or parked stays.
+When that is done, and by whom: `core.storage.cleaning`.
 
 Also spared: whatever the caller names, such as the events of event-sourced aggregates that have no snapshot yet; their
 events are their only state. Batches are bounded by what the relay cleared at once (`RelayOptions.batch_messages`).
 """
 
+from collections.abc import Iterator
 from datetime import timedelta
 
 from sqlalchemy import ColumnElement, Connection, Engine, delete, exists, func, not_, select, update
@@ -18,24 +20,28 @@ def delete_old_events(
     tables: MessagingTables,
     keep_for: timedelta = KEEP_FOR,
     spare: ColumnElement[bool] | None = None,
-    max_batches: int | None = None,
 ) -> int:
     """Delete events cleared more than `keep_for` ago by the database's clock; return how many.
 
     `spare`: a condition over `tables.event`; what meets it stays, and is looked at again next time.
     """
-    deleted = batches = after = 0
-    while max_batches is None or batches < max_batches:
+    return sum(delete_old_batches(engine, tables, keep_for, spare))
+
+
+def delete_old_batches(
+    engine: Engine, tables: MessagingTables, keep_for: timedelta, spare: ColumnElement[bool] | None = None
+) -> Iterator[int]:
+    """The same, one batch each time it is asked for the next, with how many of its events went."""
+    after = 0
+    while True:
         with engine.begin() as connection:
             batch = _next_batch(connection, tables, keep_for, after)
             if batch is None:
-                return deleted
+                return
             after, ids, attempts = batch
             gone = _delete_events(connection, tables, ids, spare)
             _shrink_batch(connection, tables, after, ids, attempts, gone)
-        deleted += len(gone)
-        batches += 1
-    return deleted
+        yield len(gone)
 
 
 def _next_batch(

@@ -255,6 +255,6 @@ def test_old_claims_go_in_small_batches_and_young_ones_stay(bench: Bench) -> Non
     drain(bench.worker(count_it))
     with bench.engine.begin() as connection:
         connection.execute(text("UPDATE inbox SET handled_at = handled_at - interval '8 days' WHERE applied_no <= 20"))
-    gone = [delete_old_claims(bench.engine, bench.tables.inbox, timedelta(days=7), at_most_rows=8) for _ in range(4)]
+    gone = [delete_old_claims(bench.engine, bench.tables, timedelta(days=7), at_most_rows=8) for _ in range(4)]
     assert gone == [8, 8, 4, 0]
     assert bench.rows("SELECT count(*) FROM inbox") == [(5,)]

@@ -21,6 +21,7 @@ from testbed.wiring import as_environment, effective_settings, outside_world
         ("SEAMS", '{"hope": "x"}', "no seam 'hope'"),
         ("SEAMS", "{bad", "SEAMS='{bad' is refused: Expecting property name"),
         ("DURABILITY", "safe", "use one of confirmed, fsynced, fire-and-forget"),
+        ("RETENTION_CLAIMS_S", "604800", "greater than or equal to 1296000"),
     ],
 )
 def test_a_wrong_value_is_refused_with_what_is_allowed(
