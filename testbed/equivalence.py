@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from core.messaging.capabilities import Capabilities
 from core.messaging.topology import DEAD_LETTER_SUFFIX, Topology
-from testbed.settings import Settings
+from testbed.settings import DEVELOPMENT_RABBITMQ, Settings
 
 if TYPE_CHECKING:
     from brokers.kafka.config import KafkaConfig
@@ -39,7 +39,8 @@ def rabbit_config(settings: Settings) -> "RabbitConfig":
     from brokers.rabbitmq.config import RabbitConfig
 
     return RabbitConfig(
-        url=settings.rabbitmq_url,
+        # Beside Kafka it is only described, and nothing connects.
+        url=settings.rabbitmq_address if settings.broker == "rabbitmq" else DEVELOPMENT_RABBITMQ,
         management_url=settings.rabbitmq_management_url or None,
         queue_type=settings.rabbitmq_queue_type,
         client=settings.rabbitmq_client,

@@ -40,6 +40,8 @@ SEAMS: dict[str, tuple[str, ...]] = {
 }
 """Seam -> values, the default first (systems.md 7.8)."""
 
+RABBITMQ_EXAMPLE = "amqp://user:password@host:5672/"
+DEVELOPMENT_RABBITMQ = "amqp://guest:guest@127.0.0.1:5672/"
 DEVELOPMENT_SECRET = "development-only-secret-of-the-testbed"
 
 
@@ -65,7 +67,8 @@ class Settings(BaseSettings):
     database_url: str = "postgresql+psycopg://postgres@127.0.0.1:5432/postgres"
     kafka_bootstrap_servers: str = "127.0.0.1:9092"
     kafka_group_protocol: Annotated[Literal["consumer", "classic"], BeforeValidator(_lower)] = "consumer"
-    rabbitmq_url: str = "amqp://guest:guest@127.0.0.1:5672/"
+    rabbitmq_url: str = ""
+    """Empty: `rabbitmq_address` says what it is in development."""
     rabbitmq_management_url: str = ""
     """http://user:password@host:port; empty: lag counts only what waits ready."""
     rabbitmq_queue_type: Annotated[Literal["quorum", "classic", "stream"], BeforeValidator(_lower)] = "quorum"
@@ -146,7 +149,7 @@ class Settings(BaseSettings):
     @field_validator("rabbitmq_url")
     @classmethod
     def _rabbitmq(cls, value: str) -> str:
-        return _checked_url(value, ("amqp", "amqps"), "amqp://user:password@host:5672/")
+        return value and _checked_url(value, ("amqp", "amqps"), RABBITMQ_EXAMPLE)
 
     @field_validator("outside_world_url")
     @classmethod
@@ -179,6 +182,17 @@ class Settings(BaseSettings):
         if self.environment == "development":
             return DEVELOPMENT_SECRET
         raise SettingError("JWT_SECRET is empty and ENVIRONMENT=production: set it to at least 32 random characters")
+
+    @property
+    def rabbitmq_address(self) -> str:
+        """Where RabbitMQ answers. Neither address nor password has a default outside development."""
+        if self.environment == "development":
+            return self.rabbitmq_url or DEVELOPMENT_RABBITMQ
+        if not urlsplit(self.rabbitmq_url).password:
+            # Clients fill in guest:guest for an address without.
+            lack = "names no password" if self.rabbitmq_url else "is empty"
+            raise SettingError(f"RABBITMQ_URL {lack} and ENVIRONMENT=production: set it, e.g. {RABBITMQ_EXAMPLE}")
+        return self.rabbitmq_url
 
     @property
     def phone_key(self) -> str:

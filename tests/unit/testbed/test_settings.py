@@ -4,7 +4,7 @@ import pytest
 
 from testbed.equivalence import equivalents, rabbit_config
 from testbed.settings import SettingError, read_settings
-from testbed.wiring import as_environment, effective_settings, outside_world
+from testbed.wiring import as_environment, connect_broker, effective_settings, outside_world
 
 
 @pytest.mark.parametrize(
@@ -46,6 +46,21 @@ def test_a_secret_has_a_default_in_development_only(monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("ENVIRONMENT", "production")
     with pytest.raises(SettingError, match="JWT_SECRET"):
         _ = read_settings().secret
+
+
+@pytest.mark.parametrize(("url", "lack"), [("", "is empty"), ("amqp://host:5672/", "names no password")])
+def test_production_on_rabbitmq_without_its_address_and_password_is_refused_at_the_start(url: str, lack: str) -> None:
+    connect_broker(read_settings(broker="rabbitmq", rabbitmq_url=url))
+    with pytest.raises(SettingError, match=f"RABBITMQ_URL {lack} and ENVIRONMENT=production: set it, e.g. amqp://"):
+        connect_broker(read_settings(broker="rabbitmq", rabbitmq_url=url, environment="production"))
+
+
+def test_production_on_kafka_or_with_an_address_of_rabbitmq_is_taken_as_it_is() -> None:
+    with_address = read_settings(broker="rabbitmq", rabbitmq_url="amqp://u:p@h:5672/", environment="production")
+    assert rabbit_config(with_address).url == "amqp://u:p@h:5672/"
+    on_kafka = read_settings(broker="kafka", environment="production")
+    connect_broker(on_kafka)
+    assert equivalents(on_kafka) == equivalents(read_settings(broker="kafka"))
 
 
 def test_a_strategy_sets_its_seams_and_a_seam_said_by_name_wins() -> None:
