@@ -28,7 +28,7 @@ from testbed import services, wiring
 from testbed.driven_lab import LABS
 from testbed.homes import home
 from testbed.services import Services
-from testbed.settings import SEAMS, SettingError, Settings, read_settings
+from testbed.settings import NUMBERS, SEAMS, SettingError, Settings, read_settings
 
 COULD_NOT_RUN = 2
 OVERHEAD_S = 22
@@ -98,18 +98,20 @@ def prepare(scenario: str, broker: str, seed: int, sets: list[str]) -> tuple[Sce
     planned = load_scenario(scenario)
     overrides: dict[str, Any] = {"seed": seed}
     seams: dict[str, str] = {}
-    for key, value in planned.settings.items():
+    for name, value in planned.settings.items():
+        key = NUMBERS.get(name, name)
         if key in SEAMS:
             seams[key] = str(value)
         elif key in Settings.model_fields:
             overrides[key] = value
         else:
-            raise ScenarioError(f"{place(scenario, 'settings', key)}: settings.{key}: {_no_such(key)}")
+            raise ScenarioError(f"{place(scenario, 'settings', name)}: settings.{name}: {_no_such(name)}")
     if broker:
         overrides["broker"] = broker
     parts: dict[str, Any] = {}
     for text in sets:
-        key, equals, value = text.partition("=")
+        name, equals, value = text.partition("=")
+        key = NUMBERS.get(name, name)
         if not equals:
             raise SettingError(f"--set {text}: use KEY=VALUE")
         if key in SEAMS:
@@ -126,7 +128,7 @@ def prepare(scenario: str, broker: str, seed: int, sets: list[str]) -> tuple[Sce
         elif key in Settings.model_fields:
             overrides[key] = value
         else:
-            raise SettingError(f"--set {key}: {_no_such(key)}")
+            raise SettingError(f"--set {name}: {_no_such(name)}")
     if seams:
         overrides["seams"] = seams
     roles = parts.get("roles", planned.roles.model_dump())
@@ -148,7 +150,7 @@ def prepare(scenario: str, broker: str, seed: int, sets: list[str]) -> tuple[Sce
 
 
 def _no_such(key: str) -> str:
-    known = ", ".join([*Settings.model_fields, *SEAMS, "faults", "load.*", "roles.*", "drain_s"])
+    known = ", ".join([*Settings.model_fields, *SEAMS, *NUMBERS, "faults", "load.*", "roles.*", "drain_s"])
     return f"no such setting or seam {key!r}; known are {known}"
 
 

@@ -39,6 +39,8 @@ SEAMS: dict[str, tuple[str, ...]] = {
     "metrics.cache": ("off", "refresh", "increment"),
 }
 """Seam -> values, the default first (systems.md 7.8)."""
+NUMBERS = {"consumer.workers": "consumer_workers", "session_timeout": "session_timeout_s", "linger": "linger_ms"}
+"""The numbers that stand beside the seams there -> the settings that they are, where the names differ."""
 
 RABBITMQ_EXAMPLE = "amqp://user:password@host:5672/"
 DEVELOPMENT_RABBITMQ = "amqp://guest:guest@127.0.0.1:5672/"

@@ -52,6 +52,16 @@ def test_settings_and_seams_of_a_users_own_scenario_are_in_force_unless_set_othe
     assert (found.batch, found.partitions, found.seam("relay.claim")) == (5, 4, "none")
 
 
+def test_the_numbers_beside_the_seams_are_taken_by_those_names_in_a_scenario_and_by_set(tmp_path: Path) -> None:
+    mine = tmp_path / "mine.toml"
+    settings = '[settings]\n"consumer.workers" = 3\nlinger = 7\nsession_timeout = 40\n'
+    mine.write_text('question = "Does it hold?"\n[load]\nrate_per_s = 9\nduration_s = 9\n' + settings)
+    _, found = prepare(str(mine), "kafka", 1, [])
+    assert (found.consumer_workers, found.linger_ms, found.session_timeout_s) == (3, 7.0, 40.0)
+    _, found = prepare(str(mine), "kafka", 1, ["consumer.workers=4", "linger=8", "session_timeout=50"])
+    assert (found.consumer_workers, found.linger_ms, found.session_timeout_s) == (4, 8.0, 50.0)
+
+
 def test_a_seed_draws_the_same_faults_on_both_brokers_and_without_a_relay_none_of_its(tmp_path: Path) -> None:
     sets = ["faults=random:6", "load.duration_s=120"]
     kafka, rabbitmq = (prepare("steady", broker, 5, sets)[0] for broker in ("kafka", "rabbitmq"))
