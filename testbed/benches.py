@@ -64,6 +64,7 @@ def bench(
     Examples: `testbed bench adapter --broker kafka --size 512` · `testbed bench relay --broker rabbitmq --json` ·
     `testbed bench relay --broker kafka --cases 10-keys,one-key-30%`
     """
+    _sized(part, size)
     overrides = {"broker": broker} if broker else {}
     settings = read_settings(**overrides)
     if settings.broker == "memory":
@@ -90,6 +91,11 @@ def _named(part: Part, cases: str) -> Sequence[str]:
     if unknown := set(names) - set(relay_cases.NAMES):
         raise SettingError(f"--cases {', '.join(sorted(unknown))}: allowed are all, {', '.join(relay_cases.NAMES)}")
     return names
+
+
+def _sized(part: Part, size: int) -> None:
+    if size and part in ("inbox", "api"):
+        raise SettingError(f"--size {size}: `bench {part}` has messages of its own; leave it out")
 
 
 def _measure(
