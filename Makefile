@@ -32,8 +32,8 @@ test-long: setup  ## soak, many schedules, original durations: reports/test-long
 compare: setup  ## the quick comparison of both brokers, with a report
 	$(BIN)/testbed compare --quick
 
-bench: setup  ## one part against its bare baseline: PART=adapter|relay|inbox|api BROKER=kafka|rabbitmq
-	$(BIN)/testbed bench $(PART) --broker $(BROKER)
+bench: setup  ## one part against its baseline: PART=adapter|relay|inbox|api|history BROKER=kafka|rabbitmq; PART=proxy
+	$(BIN)/testbed bench $(PART) $(if $(filter proxy,$(PART)),,--broker $(BROKER))
 
 up: setup  ## start real services and leave them running
 	$(BIN)/testbed up --broker both

@@ -49,6 +49,9 @@ BARS: Sequence[Bar] = (
     Bar("inbox", "inbox", RATE, {"kafka": 30_000, "rabbitmq": 15_000}, {"kafka": 50_000, "rabbitmq": 25_000}),
     Bar("inbox", "inbox", RATIO, both(8), both(8)),
     Bar("api", "POST /api/v1/orders", RATIO, both(0.75), both(0.75)),
+    Bar("history", "relay-recorded", RATIO, both(0.95), both(0.98)),
+    Bar("history", "inbox-recorded", RATIO, both(0.95), both(0.98)),
+    Bar("proxy", "proxy-MB", RATE, {"none": 200}, {}),
 )
 
 
@@ -61,7 +64,8 @@ def page(documents: Sequence[dict[str, Any]]) -> str:
 Written by `python scripts/measured.py` from `reports/bench/`, which `testbed bench PART --broker B --json` filled: each
 row the median of alternating rounds in one process run, with the 95 % bootstrap interval of the ratio. Two cores carry
 everything: broker, database, client. *Reached* means the figure; where the interval of a ratio also spans the bar, that
-is said. The bars are the project's own. *Code*: the revision that was measured, where the file keeps it.
+is said. The bars are the project's own. *Code*: the revision that was measured, where the file keeps it. A rate is in
+messages/s; that of `proxy`, which needs no broker, in MB/s.
 
 | part | case | broker | figure | measured | interval | at least | aim | | code |
 |---|---|---|---|---:|---:|---:|---:|---|---|
@@ -98,7 +102,7 @@ def _row(bar: Bar, document: dict[str, Any], row: dict[str, Any]) -> str:
     at_least, aim = bar.at_least.get(broker), bar.aim.get(broker)
     low, high = row["interval"]
     interval = f"{low:.2f}–{high:.2f}" if bar.figure == RATIO else ""
-    cells = [bar.bench, bar.name, document["profile"], _kind(bar, row), _figure(value), interval]
+    cells = [bar.bench, bar.name, document["profile"], _kind(bar, document, row), _figure(value), interval]
     told = [*cells, _figure(at_least), _figure(aim), _word(bar, row, value, at_least, aim), _code(document)]
     return "| " + " | ".join(told) + " |"
 
@@ -107,8 +111,10 @@ def _code(document: dict[str, Any]) -> str:
     return (document.get("git_revision") or "")[:7]
 
 
-def _kind(bar: Bar, row: dict[str, Any]) -> str:
-    return {RATE: "/s", RATIO: f"× {row['baseline']}", VENDOR: "× the vendor's tool"}[bar.figure]
+def _kind(bar: Bar, document: dict[str, Any], row: dict[str, Any]) -> str:
+    return {RATE: f"{document.get('unit', '')}/s", RATIO: f"× {row['baseline']}", VENDOR: "× the vendor's tool"}[
+        bar.figure
+    ]
 
 
 def _word(bar: Bar, row: dict[str, Any], value: float, at_least: float | None, aim: float | None) -> str:

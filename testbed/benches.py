@@ -1,4 +1,4 @@
-"""`testbed bench PART`: one part of ours beside its bare baseline, in alternating rounds of one process run."""
+"""`testbed bench PART`: one part of ours beside its baseline, in alternating rounds of one process run."""
 
 import dataclasses
 import json
@@ -6,7 +6,7 @@ import socket
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -18,15 +18,16 @@ from sqlalchemy import Engine, MetaData
 
 import brokers.kafka
 import brokers.rabbitmq
-from benchmarks.parts import adapter, api, inbox, relay, relay_cases
+from benchmarks.parts import adapter, api, history, inbox, proxy, relay, relay_cases
 from benchmarks.parts.rounds import print_table
 from brokers.kafka import baseline as bare_kafka
 from brokers.rabbitmq import baseline as bare_rabbit
+from core.journey import Probe
 from core.messaging.ports import Broker, Publisher
 from core.messaging.topology import Route, Topology
 from core.storage.database import create_database_engine
 from core.storage.schema import create_schema
-from core.storage.tables import messaging_tables
+from core.storage.tables import MessagingTables, messaging_tables
 from servers import maven
 from servers.lifecycle import Server, ServerFailed
 from servers.process import free_ports, tail, wait_until
@@ -42,7 +43,8 @@ PERF_TEST = "com.rabbitmq:perf-test:2.22.1"
 VENDOR_MESSAGES = 100_000
 WINDOW_MESSAGES = 5_000
 """Handed over before waiting for the confirms, on both sides of Kafka; RabbitMQ's window is the adapter's setting."""
-Part = Literal["adapter", "relay", "inbox", "api"]
+Part = Literal["adapter", "relay", "inbox", "api", "history", "proxy"]
+ROUNDS = 5
 
 
 def register(app: typer.Typer) -> None:
@@ -50,21 +52,54 @@ def register(app: typer.Typer) -> None:
 
 
 def bench(
-    part: Annotated[Part, typer.Argument(help="adapter, relay, inbox or api.")],
-    broker: Annotated[str, typer.Option(help="kafka or rabbitmq; BROKER where not given.")] = "",
-    size: Annotated[int, typer.Option(help="Bytes of a message; adapter: 512 and 4096 where not given.")] = 0,
-    rounds: Annotated[int, typer.Option(min=3, help="Rounds a side.")] = 5,
+    part: Annotated[Part, typer.Argument(help="adapter, relay, inbox, api, history or proxy.")],
+    broker: Annotated[str, typer.Option(help="kafka or rabbitmq; BROKER where not given. proxy: none.")] = "",
+    size: Annotated[
+        int,
+        typer.Option(
+            help="Bytes of a message; adapter: 512 and 4096 where not given. "
+            f"proxy: of a send, {proxy.SEND_BYTES:,} where not given."
+        ),
+    ] = 0,
+    rounds: Annotated[
+        int | None, typer.Option(min=3, help=f"Rounds a side; {ROUNDS} where not given, history {history.ROUNDS}.")
+    ] = None,
     cases: Annotated[
         str, typer.Option(help="relay: `all`, or some of " + ", ".join(f"`{name}`" for name in relay_cases.NAMES) + ".")
     ] = "",
     as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
 ) -> None:
-    """Measure one part against its bare baseline, on a broker of its own, in alternating rounds.
+    """Measure one part against its baseline, on a broker of its own, in alternating rounds.
+
+    history: relay and inbox with a recorder, as in a run, beside the same without one; rates in messages/s.
+    proxy: the proxy of the network's faults while it has none, beside the same sockets without it; needs no broker, and
+    its rates, `rate_per_s` too, are MB/s (1,000,000 bytes).
 
     Examples: `testbed bench adapter --broker kafka --size 512` · `testbed bench relay --broker rabbitmq --json` ·
-    `testbed bench relay --broker kafka --cases 10-keys,one-key-30%`
+    `testbed bench relay --broker kafka --cases 10-keys,one-key-30%` · `testbed bench proxy`
     """
+    named = _named(part, cases)
     _sized(part, size)
+    rounds = rounds or (history.ROUNDS if part == "history" else ROUNDS)
+    document = _proxy(broker, size, rounds) if part == "proxy" else _on_a_broker(part, broker, size, rounds, named)
+    document["git_revision"] = git_revision()
+    if as_json:
+        typer.echo(json.dumps(document, indent=2))
+    else:
+        print_table(document, Console())
+        if "memory" in document:
+            typer.echo("memory before a stopped consumer: " + json.dumps(document["memory"]))
+
+
+def _proxy(broker: str, size: int, rounds: int) -> dict[str, Any]:
+    if broker:
+        raise SettingError(f"--broker {broker}: `bench proxy` has no broker; leave it out")
+    with services.ended_by_sigterm():
+        rows = _told(proxy.run(rounds=rounds, send_bytes=size or proxy.SEND_BYTES), f" {proxy.UNIT}/s")
+    return {"bench": "proxy", "broker": "none", "profile": "loopback", "unit": proxy.UNIT, "results": rows}
+
+
+def _on_a_broker(part: Part, broker: str, size: int, rounds: int, cases: Sequence[str]) -> dict[str, Any]:
     overrides = {"broker": broker} if broker else {}
     settings = read_settings(**overrides)
     if settings.broker == "memory":
@@ -74,14 +109,7 @@ def bench(
         # PostgreSQL runs as a user of its own when root starts it, and has to pass through.
         Path(home).chmod(0o755)
         with services.ended_by_sigterm(), services.start([settings.broker], Path(home)) as running:
-            document = _measure(part, settings, running, size, rounds, _named(part, cases))
-    document["git_revision"] = git_revision()
-    if as_json:
-        typer.echo(json.dumps(document, indent=2))
-    else:
-        print_table(document, Console())
-        if "memory" in document:
-            typer.echo("memory before a stopped consumer: " + json.dumps(document["memory"]))
+            return _measure(part, settings, running, size, rounds, cases)
 
 
 def _named(part: Part, cases: str) -> Sequence[str]:
@@ -94,7 +122,7 @@ def _named(part: Part, cases: str) -> Sequence[str]:
 
 
 def _sized(part: Part, size: int) -> None:
-    if size and part in ("inbox", "api"):
+    if size and part in ("inbox", "api", "history"):
         raise SettingError(f"--size {size}: `bench {part}` has messages of its own; leave it out")
 
 
@@ -113,6 +141,8 @@ def _measure(
         profile = connect(adapter.TOPOLOGY).capabilities.profile
         if part == "inbox":
             rows = _told(inbox.run(connect, engine, rounds=rounds))
+        elif part == "history":
+            rows = _history(settings, engine, connect, rounds)
         else:
             rows = _relay(settings, engine, size, rounds, cases)
     finally:
@@ -120,11 +150,11 @@ def _measure(
     return {"bench": part, "broker": settings.broker, "profile": profile, "results": rows}
 
 
-def _told(rows: Iterator[dict[str, Any]]) -> list[dict[str, Any]]:
+def _told(rows: Iterator[dict[str, Any]], per_s: str = "/s") -> list[dict[str, Any]]:
     """All of them, each also told as it comes: a bench takes minutes."""
     known = []
     for row in rows:
-        rates = f"{row['rate_per_s']:,.0f}/s, {row['ratio']:.2f} × {row['baseline']}"
+        rates = f"{row['rate_per_s']:,.0f}{per_s}, {row['ratio']:.2f} × {row['baseline']}"
         typer.echo(f"{row['name']}: {rates} [{row['interval'][0]:.2f}, {row['interval'][1]:.2f}]", err=True)
         known.append(row)
     return known
@@ -137,10 +167,31 @@ def _relay(settings: Settings, engine: Engine, size: int, rounds: int, cases: Se
         five = _declared(settings, relay_cases.FIVE_GROUPS, 5)
         publishers = {relay_cases.ONE_GROUP: one, relay_cases.FIVE_GROUPS: five}
         return _told(relay_cases.run(engine, publishers, names=cases, size_bytes=size or 400, rounds=rounds))
+    return _told(relay.run(engine, _outbox(engine), one, rounds=rounds, size_bytes=size or 400))
+
+
+def _history(
+    settings: Settings, engine: Engine, connect: Callable[[Topology], Broker], rounds: int
+) -> list[dict[str, Any]]:
+    watch, one = partial(watched, settings), _declared(settings, relay_cases.ONE_GROUP, 1)
+    return _told(history.run(watch, engine, _outbox(engine), one, connect, rounds=rounds))
+
+
+@contextmanager
+def watched(settings: Settings, role: str, history_folder: Path | None) -> Iterator[Probe]:
+    """What a process of that role reports to in a run; without a folder it keeps no history, whatever is set."""
+    watch = wiring.open_watch(settings.model_copy(update={"history_dir": str(history_folder or "")}), role)
+    try:
+        yield watch.probe
+    finally:
+        watch.close()
+
+
+def _outbox(engine: Engine) -> MessagingTables:
     metadata = MetaData()
     tables = messaging_tables(metadata)
     create_schema(engine, metadata, tables)
-    return _told(relay.run(engine, tables, one, rounds=rounds, size_bytes=size or 400))
+    return tables
 
 
 def _declared(settings: Settings, name: str, groups: int) -> relay_cases.MakesPublisher:

@@ -5,6 +5,7 @@ clock), then times the rest up to its last ack. The baseline is the same worker 
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from itertools import count
@@ -20,6 +21,7 @@ from ablations.inbox.watermark import Watermark
 from benchmarks.parts.rounds import compare_rounds
 from core.inbox.handlers import GroupHandler, HandlerResult
 from core.inbox.worker import Worker, WorkerOptions
+from core.journey import Probe
 from core.messaging.envelope import Envelope
 from core.messaging.ports import Broker
 from core.messaging.topology import Route, Topology
@@ -75,6 +77,16 @@ def run(
     Tables `bench_inbox.*` are made anew.
     `engine`: of a database of one's own. `connect`: the adapter for the topology that is handed to it.
     """
+    with opened(connect, engine, batch_messages, partitions) as bench:
+        for name in names:
+            yield bench.measure(name, size_messages, baseline_messages, rounds, seed)
+
+
+@contextmanager
+def opened(
+    connect: Callable[[Topology], Broker], engine: Engine, batch_messages: int = 2_000, partitions: int = 6
+) -> Iterator["Bench"]:
+    """With tables made anew and topics of its own, which are deleted afterwards."""
     tables = _fresh_tables(engine)
     topology = Topology(
         routes={"OrderCreated": Route("orders", "order.created")},
@@ -87,15 +99,15 @@ def run(
     admin = broker.admin()
     admin.declare()
     try:
-        bench = _Bench(broker, engine, tables, batch_messages)
-        for name in names:
-            yield bench.measure(name, size_messages, baseline_messages, rounds, seed)
+        yield Bench(broker, engine, tables, batch_messages)
     finally:
         admin.delete()
         admin.close()
 
 
-class _Bench:
+class Bench:
+    """Rounds of any variant over one topic and one database."""
+
     def __init__(self, broker: Broker, engine: Engine, tables: MessagingTables, batch_messages: int) -> None:
         self._broker = broker
         self._engine = engine
@@ -119,8 +131,18 @@ class _Bench:
             baseline_name=BASELINE,
         ).as_dict()
 
+    def default_per_s(self, size: int, probe: Probe) -> float:
+        """One round of the default inbox, which reports to `probe`."""
+        return self._round(Worker, count_only, self._options, size, 1, probe)
+
     def _round(
-        self, build: type[Worker], handler: GroupHandler, options: WorkerOptions, size: int, copies: int
+        self,
+        build: type[Worker],
+        handler: GroupHandler,
+        options: WorkerOptions,
+        size: int,
+        copies: int,
+        probe: Probe | None = None,
     ) -> float:
         """Deliveries applied or passed over as repeats, a second."""
         prefetch = 2 * options.batch_messages
@@ -128,7 +150,7 @@ class _Bench:
         ahead = max(prefetch, 100) + options.batch_messages
         self._fill(size + ahead, copies)
         try:
-            worker = build(self._engine, self._tables, subscriber, GROUP, handler, options)
+            worker = build(self._engine, self._tables, subscriber, GROUP, handler, options, probe)
             total = (size + ahead) // copies * copies
             done = _work(worker, 0, ahead)
             started = perf_counter()

@@ -15,7 +15,7 @@ from sqlalchemy import Connection, Engine
 
 from ablations.relay import STRATEGIES, MakesRelay, Runs, relay_factory
 from benchmarks.parts.rounds import compare_rounds
-from core.journey import Step
+from core.journey import Probe, Step
 from core.messaging.envelope import Envelope
 from core.messaging.ports import Publisher
 from core.outbox.relay import RelayOptions
@@ -54,13 +54,13 @@ def run(
     outbox = Outbox(engine, tables, keys, size_bytes, topic, event_type, versions)
 
     def rate(make: MakesRelay, given: RelayOptions | None, amount: int) -> float:
-        outbox.fill(amount)
-        sender = publisher()
-        try:
-            relays = [lambda probe: make(engine, tables, sender, given, probe)]
-            return amount / drain_s(relays, Countdown(amount), round_timeout_s)
-        finally:
-            sender.close()
+        return cleared_per_s(
+            outbox,
+            amount,
+            publisher,
+            lambda sender, probe: make(engine, tables, sender, given, probe),
+            round_timeout_s,
+        )
 
     for name in strategies:
         make = relay_factory(STRATEGIES[name])
@@ -73,6 +73,22 @@ def run(
             baseline_name=BASELINE,
         )
         yield result.as_dict()
+
+
+def cleared_per_s(
+    outbox: "Outbox",
+    messages: int,
+    publisher: Callable[[], Publisher],
+    relay: Callable[[Publisher, Probe], Runs],
+    timeout_s: float,
+) -> float:
+    """One round: `messages` are written, then a relay clears them; `relay` must report to the probe it is handed."""
+    outbox.fill(messages)
+    sender = publisher()
+    try:
+        return messages / drain_s([lambda probe: relay(sender, probe)], Countdown(messages), timeout_s)
+    finally:
+        sender.close()
 
 
 class Outbox:

@@ -133,9 +133,11 @@ def as_document(bench: str, broker: str, profile: str, results: Sequence[Result]
 
 
 def print_table(document: dict[str, Any], console: Console | None = None) -> None:
-    """The same document for people; rates in messages/s."""
+    """The same document for people; rates in messages/s, or in its own `unit`."""
     table = Table(title=f"bench {document['bench']}: {document['profile']}")
-    for heading in ("name", "ours /s", "baseline", "baseline /s", "ratio", "95 % interval", "rounds", "vendor /s", "×"):
+    per_s = f"{document.get('unit', '')}/s"
+    rates = (f"ours {per_s}", "baseline", f"baseline {per_s}")
+    for heading in ("name", *rates, "ratio", "95 % interval", "rounds", "vendor /s", "×"):
         table.add_column(heading, justify="left" if heading in ("name", "baseline") else "right")
     for row in document["results"]:
         low, high = row["interval"]

@@ -39,6 +39,9 @@ def test_the_page_of_what_was_measured_says_what_the_benches_printed() -> None:
     page = measured.page(documents)
     assert "| relay | outbox-leased | kafka | /s | 29,999 |  | 30,000 | 45,000 | short |" in page
     assert "19.00–23.00 | 20.00 | 20.00 | reached, and the aim; the interval spans the bar |" in page
+    proxy = {"name": "proxy-MB", "rate_per_s": 199.0, "baseline": "x", "ratio": 0.2, "interval": [0.1, 0.3]}
+    document = {"bench": "proxy", "broker": "none", "profile": "loopback", "unit": "MB", "results": [proxy]}
+    assert "| proxy | proxy-MB | loopback | MB/s | 199 |  | 200 |  | short |" in measured.page([document])
 
 
 def test_the_figures_of_the_readme_are_those_of_the_sample(figures: ModuleType) -> None:

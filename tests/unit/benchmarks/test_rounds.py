@@ -80,3 +80,7 @@ def test_the_document_has_the_names_of_the_interface_and_a_vendor_only_when_meas
     print_table(document, Console(file=page, width=160))
     assert "publish-512" in page.getvalue()
     assert "0.75" in page.getvalue()
+    assert "ours /s" in page.getvalue()
+    print_table({**document, "unit": "MB"}, Console(file=page, width=160))
+    assert "ours MB/s" in page.getvalue()
+    assert "baseline MB/s" in page.getvalue()
