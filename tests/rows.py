@@ -122,26 +122,28 @@ def merged(before: Shown, outcomes: Mapping[tuple[str, str, str], bool], marked:
 def table(shown: Shown) -> str:
     """The whole of `docs/systems.md`."""
     rows = read_rows()
-    lines, working, missing = [], 0, []
+    lines, working, working_later, missing = [], 0, 0, []
     for row in rows:
         tests = {test: places for (id_, test), places in shown.items() if id_ == row.id}
         where = set().union(*tests.values()) if tests else set()
         is_working = ANY in where or {"kafka", "rabbitmq"} <= where
         working += is_working
+        working_later += is_working and row.is_later
         if not is_working and not row.is_later:
             missing.append(row.id)
         state = "works" if is_working else "later" if row.is_later else "missing"
         cells = [_cell(broker, where) for broker in BROKERS]
         told = "<br>".join(f"`{test}` ({', '.join(sorted(places))})" for test, places in sorted(tests.items()))
         lines.append(f"| {row.id} | {row.title} | {' | '.join(cells)} | {state} | {told} |")
+    still_later = sum(row.is_later for row in rows) - working_later
     head = f"""# The five systems, row by row
 
 Written by a test run: `pytest tests --systems docs/systems.md`. A row *works* when tests that show it passed on Kafka
 and on RabbitMQ, or when what it says cannot differ between brokers (*any*). A row listed here whose test is gone fails
 `tests/architecture/test_systems_table.py`; a test that stops passing fails by itself.
 
-{working} of {len(rows)} rows work; {sum(row.is_later for row in rows)} belong to a later round.
-Missing: {", ".join(missing) or "none"}.
+{working} of {len(rows)} rows work, {working_later} of them ahead of their round. Of the others {still_later} belong to
+a later round, and {len(missing)} are missing: {", ".join(missing) or "none"}.
 
 | row | what it is | memory | kafka | rabbitmq | state | shown by |
 |---|---|---|---|---|---|---|
@@ -166,24 +168,37 @@ def parse(text: str) -> Shown:
     return shown
 
 
-def marked_tests(folder: Path) -> dict[str, set[str]]:
-    """`tests/….py::test_name` -> the rows its marks name, read from the sources alone."""
+def marked_tests(folder: Path, *, of_every_check: bool = False) -> dict[str, set[str]]:
+    """`tests/….py::test_name` -> the rows its marks name, read from the sources alone. `of_every_check`: without the
+    tests of which no case runs but in `make test-long`."""
     found: dict[str, set[str]] = {}
     for path in sorted(folder.rglob("test_*.py")):
         tree = ast.parse(path.read_text())
-        whole = {
-            row
+        of_all = [
+            node.value
             for node in tree.body
             if isinstance(node, ast.Assign)
             and any(getattr(target, "id", "") == "pytestmark" for target in node.targets)
-            for row in _rows_in(node.value)
-        }
+        ]
         for node in tree.body:
             if isinstance(node, ast.FunctionDef) and node.name.startswith("test_"):
-                rows = whole.union(*(_rows_in(decorator) for decorator in node.decorator_list))
-                if rows:
+                marks = [*of_all, *node.decorator_list]
+                rows = set[str]().union(*map(_rows_in, marks))
+                if rows and not (of_every_check and any(map(_is_long, marks))):
                     found[f"{path.relative_to(folder.parent)}::{node.name}"] = rows
     return found
+
+
+def _is_long(mark: ast.expr) -> bool:
+    """Whether it makes every case long: the mark itself, alone or in a list, or on each case of a parametrize."""
+    if isinstance(mark, ast.List):
+        return any(map(_is_long, mark.elts))
+    if isinstance(mark, ast.Call) and ast.unparse(mark.func) == "pytest.mark.parametrize":
+        cases = mark.args[1] if len(mark.args) > 1 else None
+        return (
+            isinstance(cases, ast.List) and bool(cases.elts) and all("mark.long" in ast.unparse(c) for c in cases.elts)
+        )
+    return ast.unparse(mark) == "pytest.mark.long"
 
 
 def _rows_in(node: ast.expr) -> set[str]:

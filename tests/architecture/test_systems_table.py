@@ -26,6 +26,42 @@ def test_marks_name_rows_that_exist() -> None:
     assert wrong == []
 
 
+def test_every_row_that_is_shown_is_shown_by_a_test_that_every_check_runs() -> None:
+    """By long tests alone it could stop working, and the check of a change would not notice."""
+    shown = set[str]().union(*marked_tests(ROOT / "tests").values())
+    noticed = set[str]().union(*marked_tests(ROOT / "tests", of_every_check=True).values())
+    assert sorted(shown - noticed) == []
+
+
+def test_a_test_without_a_case_for_every_check_is_told_from_one_that_has_some(tmp_path: Path) -> None:
+    (tmp_path / "tests").mkdir()
+    (tmp_path / "tests" / "test_some.py").write_text(
+        """
+@pytest.mark.row("S0.1")
+@pytest.mark.parametrize("size", [1, pytest.param(1_000, marks=pytest.mark.long)])
+def test_both_sizes(size): ...
+
+@pytest.mark.row("S0.2")
+@pytest.mark.parametrize("size", [pytest.param(1_000, marks=pytest.mark.long)])
+def test_large(size): ...
+
+@pytest.mark.long
+@pytest.mark.row("S0.3")
+def test_alone(): ...
+"""
+    )
+    (tmp_path / "tests" / "test_whole.py").write_text(
+        """
+pytestmark = [pytest.mark.row("S0.4"), pytest.mark.long]
+
+def test_of_a_long_file(): ...
+"""
+    )
+    rows = {row for found in marked_tests(tmp_path / "tests").values() for row in found}
+    assert rows == {"S0.1", "S0.2", "S0.3", "S0.4"}
+    assert marked_tests(tmp_path / "tests", of_every_check=True) == {"tests/test_some.py::test_both_sizes": {"S0.1"}}
+
+
 COMPLETION = {
     "entities": "tests/system/test_api_orders.py::"
     "test_an_order_is_answered_201_with_its_total_and_is_there_with_its_event",
@@ -66,6 +102,25 @@ def test_a_row_works_on_both_brokers_or_without_any() -> None:
     assert (states["S0.4"], states["S0.5"], states["S0.6"]) == ("missing", "works", "works")
     assert (states["S0.7"], states["S3.24"]) == ("missing", "later")
     assert parse(text) == {("S0.4", TEST): {"kafka"}, ("S0.5", TEST): {"kafka", "rabbitmq"}, ("S0.6", OTHER): {"any"}}
+
+
+def test_the_numbers_of_the_head_are_each_row_once() -> None:
+    rows = read_rows()
+    now = next(row.id for row in rows if not row.is_later)
+    for shown in ({}, {(now, TEST): {"any"}, ("S3.24", TEST): {"any"}}):
+        text = table(shown)
+        found = re.search(
+            r"^(\d+) of (\d+) rows work, (\d+) of them ahead of their round\. Of the others (\d+) belong to\n"
+            r"a later round, and (\d+) are missing: ",
+            text,
+            re.MULTILINE,
+        )
+        assert found
+        working, rows_, ahead, later, missing = map(int, found.groups())
+        assert (working, rows_, ahead) == (len(shown), len(rows), len(shown) // 2)
+        assert working + later + missing == rows_
+        states = [line.split(" | ")[5] for line in text.splitlines() if line[:3] == "| S"]
+        assert (working, later, missing) == tuple(map(states.count, ("works", "later", "missing")))
 
 
 def test_what_failed_now_is_taken_off_and_what_did_not_run_stays_while_its_test_stands() -> None:

@@ -37,7 +37,6 @@ def by_hand(settings: Settings, state: Path, **more: str) -> "subprocess.Complet
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200)
 
 
-@pytest.mark.long
 @pytest.mark.row("S2.26")
 def test_an_order_by_hand_is_notified_and_found_in_the_topic(settings: Settings, tmp_path: Path) -> None:
     done = by_hand(settings, tmp_path)
@@ -46,7 +45,9 @@ def test_an_order_by_hand_is_notified_and_found_in_the_topic(settings: Settings,
     assert done.stdout.splitlines()[-1] == "all four steps hold"
     assert "OrderCreated" in done.stdout
 
-    without = by_hand(settings, tmp_path / "elsewhere", DATABASE_URL="")
+
+def test_by_hand_says_loudly_at_which_step_it_stopped(tmp_path: Path) -> None:
+    without = by_hand(Settings(broker="kafka"), tmp_path, DATABASE_URL="")
     assert without.returncode == 1
     assert "by hand: testbed up" in without.stderr
     assert "needs DATABASE_URL" in without.stderr

@@ -1,6 +1,7 @@
-"""What a SIGKILL of the broker takes of ten thousand stored messages, tier by tier."""
+"""What a SIGKILL of the broker takes of what it has stored, tier by tier: of ten thousand messages in the long run."""
 
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from uuid import uuid4
 
@@ -9,13 +10,14 @@ import pytest
 from brokers import kafka, rabbitmq
 from brokers.kafka.config import KafkaConfig
 from brokers.rabbitmq.config import RabbitConfig
+from core.messaging.envelope import Envelope
+from core.messaging.lanes import lane_of
 from core.messaging.ports import Broker
 from core.messaging.topology import Route, Topology
 from servers.lifecycle import Server
 from tests.system.live_shop import likes_of
-from tests.waiting import delete_all
+from tests.waiting import delete_all, until
 
-STORED = 10_000
 FORGETTING = "fire-and-forget"
 TIERS: dict[str, dict[str, KafkaConfig | RabbitConfig]] = {
     "kafka": {
@@ -32,53 +34,77 @@ TIERS: dict[str, dict[str, KafkaConfig | RabbitConfig]] = {
 }
 
 
+@pytest.mark.row("S2.29")
+def test_of_a_thousand_stored_messages_a_sigkill_takes_none_that_was_confirmed(broker_server: Server) -> None:
+    _sigkill_takes_only_what_was_not_confirmed(broker_server, 1_000)
+
+
 @pytest.mark.long
 @pytest.mark.row("S2.29")
 def test_of_ten_thousand_stored_messages_a_sigkill_takes_none_that_was_confirmed(broker_server: Server) -> None:
-    tiers = {tier: _connected(broker_server, config) for tier, config in TIERS[broker_server.name].items()}
+    _sigkill_takes_only_what_was_not_confirmed(broker_server, 10_000)
+
+
+def _sigkill_takes_only_what_was_not_confirmed(broker_server: Server, stored: int) -> None:
+    tiers = {
+        tier: _connected(broker_server, config, f"u{uuid4().hex[:8]}.")
+        for tier, config in TIERS[broker_server.name].items()
+    }
     confirmed: dict[str, set[str]] = {}
     for tier, broker in tiers.items():
         broker.admin().declare()
-        publisher = broker.publisher()
         batch = [
-            envelope._replace(topic="kept", type="Kept", key=f"k-{number % 2_000}")
-            for number, envelope in enumerate(likes_of(STORED))
+            envelope._replace(topic="kept", type="Kept", key=f"k-{number % (stored // 5)}")
+            for number, envelope in enumerate(likes_of(stored))
         ]
-        outcomes = publisher.publish(batch, 60.0)
-        confirmed[tier] = {one.id for one, outcome in zip(batch, outcomes, strict=True) if outcome.is_confirmed}
-        publisher.close()
+        confirmed[tier] = _published(broker, batch)
     broker_server.kill()
     broker_server.start()
     survivors: dict[str, set[str]] = {}
     for tier, broker in tiers.items():
-        survivors[tier] = _read_to_the_end(broker, 0 if tier == FORGETTING else len(confirmed[tier]))
+        survivors[tier] = _read_to_the_end(broker_server, broker, TIERS[broker_server.name][tier])
         delete_all(broker.admin())
     counts = {tier: len(found) for tier, found in survivors.items()}
     for tier in tiers.keys() - {FORGETTING}:
-        assert (len(confirmed[tier]), counts[tier]) == (STORED, STORED), counts
+        assert (len(confirmed[tier]), counts[tier]) == (stored, stored), counts
         assert survivors[tier] == confirmed[tier]
     # Kafka has them in the system's memory, which outlives its process; RabbitMQ forgets what is not persistent.
     assert (counts[FORGETTING] > 0) == (broker_server.name == "kafka"), counts
 
 
-def _connected(server: Server, config: KafkaConfig | RabbitConfig) -> Broker:
+def _connected(server: Server, config: KafkaConfig | RabbitConfig, prefix: str) -> Broker:
     routes, subscriptions = {"Kept": Route("kept", "kept")}, {"reader": frozenset({"Kept"})}
-    topology = Topology(routes, subscriptions, audit=False, prefix=f"u{uuid4().hex[:8]}.")
+    topology = Topology(routes, subscriptions, audit=False, prefix=prefix)
     if isinstance(config, KafkaConfig):
         return kafka.connect(replace(config, bootstrap_servers=server.url), topology)
     return rabbitmq.connect(replace(config, url=server.url), topology)
 
 
-def _read_to_the_end(broker: Broker, wanted: int) -> set[str]:
-    """Ids of the messages, until there are `wanted`; where nobody knows how many, until none came for three seconds."""
+def _published(broker: Broker, batch: Sequence[Envelope]) -> set[str]:
+    """Ids of what was confirmed."""
+    publisher = broker.publisher()
+    outcomes = publisher.publish(batch, 60.0)
+    publisher.close()
+    return {one.id for one, outcome in zip(batch, outcomes, strict=True) if outcome.is_confirmed}
+
+
+def _read_to_the_end(server: Server, broker: Broker, config: KafkaConfig | RabbitConfig) -> set[str]:
+    """Ids of what is stored: all that stands before one last confirmed message a lane."""
+    lanes = broker.topology.partitions
+    keys = {lane_of(key, lanes): key for key in map(str, range(50))}
+    last = [
+        one._replace(topic="kept", type="Kept", key=key)
+        for one, key in zip(likes_of(lanes), keys.values(), strict=True)
+    ]
+    confirming = _connected(server, replace(config, durability="confirmed"), broker.topology.prefix)
+    ids = {one.id for one in last}
+    until(lambda: _published(confirming, last) == ids)
     subscriber, found = broker.subscriber("reader"), set[str]()
-    now = time.monotonic()
-    give_up_at = now + (60.0 if wanted else 3.0)
-    while time.monotonic() < give_up_at and (not wanted or len(found) < wanted):
+    give_up_at = time.monotonic() + 60.0
+    while not ids <= found:
+        assert time.monotonic() < give_up_at, f"{len(found)} came, and not the last of each lane"
         batch = subscriber.receive(5_000, 0.3)
         subscriber.ack(batch)
         found |= {delivery.envelope.id for delivery in batch if delivery.envelope}
-        if batch and not wanted:
-            give_up_at = time.monotonic() + 3.0
     subscriber.close()
-    return found
+    return found - ids
