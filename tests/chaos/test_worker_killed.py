@@ -87,7 +87,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize(("seams", "step", "times", "lost", "doubled"), WRONG.values(), ids=WRONG)
-@pytest.mark.row("S0.28", "S0.33", "S1.21")
+@pytest.mark.row("S0.28", "S0.29", "S0.33", "S1.21")
 def test_a_wrong_consumer_shows_its_anomaly_at_its_crash_point(
     chaos: Chaos, seams: dict[str, str], step: str, times: int, lost: tuple[int, int], doubled: tuple[int, int]
 ) -> None:

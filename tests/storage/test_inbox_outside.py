@@ -82,6 +82,7 @@ def test_each_mail_is_sent_once_and_settled_before_the_ack(bench: Bench, mail: T
     assert caller.sweep() == 0
 
 
+@pytest.mark.row("S0.29")
 @pytest.mark.parametrize(("dies", "calls"), [("before", 1), ("after", 2)])
 def test_a_crash_around_the_call_is_swept_and_repeats_at_most_the_call(
     bench: Bench, mail: Table, dies: str, calls: int
