@@ -370,3 +370,25 @@ def tap_amqp(world: World) -> Callable[[int], list[WireMessage]]:
         return found
 
     return read
+
+
+def committed_kafka(world: World, group: str) -> list[int]:
+    """The position that the group has committed, lane by lane: below 0 where it has none."""
+    consumer = confluent_kafka.Consumer(
+        {"bootstrap.servers": world.address["url"], "group.id": world.topology.prefix + group}
+    )
+    lanes = range(world.topology.partitions)
+    asked = [confluent_kafka.TopicPartition(f"{world.topology.prefix}orders", lane) for lane in lanes]
+    found = [partition.offset for partition in consumer.committed(asked, timeout=20)]
+    consumer.close()
+    return found
+
+
+def ready_amqp(world: World, group: str) -> list[int]:
+    """How many messages each of the group's queues still holds for whoever reads next."""
+    connection = pika.BlockingConnection(pika.URLParameters(world.address["url"]))
+    channel = connection.channel()
+    names = [f"{group}.{world.topology.prefix}orders.{lane}" for lane in range(world.topology.partitions)]
+    found = [channel.queue_declare(name, passive=True).method.message_count for name in names]
+    connection.close()
+    return found

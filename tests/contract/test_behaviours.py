@@ -28,7 +28,7 @@ from core.messaging.errors import BrokerError, BrokerUnavailable, NotCapable, To
 from core.messaging.lanes import lane_of
 from core.messaging.outcomes import Outcome, Status
 from core.messaging.ports import Delivery, Failure, Publisher, Subscriber
-from tests.contract.profiles import PROFILES, World, config_of
+from tests.contract.profiles import PROFILES, World, committed_kafka, config_of, ready_amqp
 from tests.mixed_orders import Traffic
 
 needs = pytest.mark.needs
@@ -342,7 +342,7 @@ def settled(world: World, members: Sequence[Subscriber], shares: Sequence[int], 
 
 @one_profile_a_broker
 @needs("groups", "spreads_lanes")
-@pytest.mark.row("S0.16", "S0.37", "S1.27", "S2.20")
+@pytest.mark.row("S0.16", "S0.22", "S0.37", "S1.27", "S2.20")
 def test_up_to_three_members_share_three_lanes_and_the_rate_rises_with_each_and_a_fourth_is_idle(world: World) -> None:
     members: list[Subscriber] = []
     took_s: list[float] = []
@@ -356,6 +356,7 @@ def test_up_to_three_members_share_three_lanes_and_the_rate_rises_with_each_and_
         found, seconds = work_at_once(members, batch)
         took_s.append(seconds)
         assert sorted(len({delivery.lane for delivery in mine}) for mine in found) == shares
+        assert sum(map(len, found)) == len(batch), "one copy, whoever has it"
     assert took_s[2] < took_s[0] / 1.5
     assert took_s[1] < took_s[0]
 
@@ -466,6 +467,21 @@ def test_a_new_group_sees_old_messages(world: World) -> None:
     subscriptions = {**world.topology.subscriptions, "metrics": frozenset({"OrderCreated"})}
     wider = world.another(replace(world.topology, subscriptions=subscriptions))
     in_order(receive(world.subscriber("metrics", of=wider), len(batch)), batch)
+
+
+@pytest.mark.profiles("rabbitmq-quorum-pika")
+@pytest.mark.row("S0.20")
+def test_a_queue_holds_nothing_that_was_acked_while_the_audit_log_holds_all(world: World) -> None:
+    """On Kafka the log itself is what groups read: acks take nothing out of it (the test above)."""
+    batch = stream_of(3, 5)
+    publish(world.publisher(), batch)
+    until(lambda: sum(ready_amqp(world, "billing")), len(batch))
+    subscriber = world.subscriber("billing")
+    receive(subscriber, len(batch))
+    # Else what was read and not acked yet would count for gone.
+    subscriber.close()
+    assert (sum(ready_amqp(world, "billing")), sum(ready_amqp(world, "shipping"))) == (0, len(batch))
+    in_order(world.admin().read_all("orders"), batch)
 
 
 @needs("replay", "groups")
@@ -938,6 +954,22 @@ def test_a_topology_that_differs_from_what_exists_is_an_error_that_names_it(worl
 
 def test_a_ready_broker_is_ready(world: World) -> None:
     world.admin().check_ready(10.0)
+
+
+@needs(partitions=1)
+@pytest.mark.profiles("kafka")
+@pytest.mark.row("S0.19")
+def test_a_group_commits_the_position_it_reads_next_and_each_group_its_own(world: World) -> None:
+    """Of six messages: after three it is 3, after one 1, and after all 6, where 5 would owe the last one again."""
+    subscriptions = {**world.topology.subscriptions, "metrics": frozenset({"OrderCreated"})}
+    wider = world.another(replace(world.topology, subscriptions=subscriptions))
+    publish(world.publisher(), stream_of(1, 6))
+    done = {"billing": 3, "shipping": 1, "metrics": 6}
+    for group, acked in done.items():
+        subscriber = world.subscriber(group, of=wider)
+        subscriber.ack(receive(subscriber, 6, ack=False)[:acked])
+        subscriber.close()
+    assert {group: committed_kafka(world, group) for group in done} == {"billing": [3], "shipping": [1], "metrics": [6]}
 
 
 @needs("groups")

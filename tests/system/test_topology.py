@@ -20,6 +20,8 @@ from testbed.settings import Settings
 from tests.system.shop_threads import settings_for
 from tests.waiting import until
 
+SEVEN_DAYS_MS = 7 * 24 * 3_600 * 1_000
+
 
 @pytest.fixture(params=["kafka", "rabbitmq"])
 def started(request: pytest.FixtureRequest, database: str) -> Iterator[Settings]:
@@ -31,7 +33,7 @@ def started(request: pytest.FixtureRequest, database: str) -> Iterator[Settings]
     admin.close()
 
 
-@pytest.mark.row("S2.7", "S2.22", "S3.21")
+@pytest.mark.row("S0.20", "S2.7", "S2.22", "S3.21")
 def test_after_a_start_the_broker_holds_the_topology_of_production(
     started: Settings, request: pytest.FixtureRequest
 ) -> None:
@@ -48,7 +50,8 @@ def test_after_a_start_the_broker_holds_the_topology_of_production(
 
 
 def _kafka_holds(server: Server, shape: Topology) -> None:
-    found = AdminClient({"bootstrap.servers": server.url}).list_topics(timeout=20).topics
+    admin = AdminClient({"bootstrap.servers": server.url})
+    found = admin.list_topics(timeout=20).topics
     partitions = {
         name: [len(partition.replicas) for partition in topic.partitions.values()]
         for name, topic in found.items()
@@ -56,6 +59,11 @@ def _kafka_holds(server: Server, shape: Topology) -> None:
     }
     names = [shape.prefix + topic + suffix for topic in shape.topics for suffix in ("", DEAD_LETTER_SUFFIX)]
     assert partitions == {name: [1, 1, 1] for name in names}
+    asked = admin.describe_configs([ConfigResource(ConfigResource.Type.TOPIC, name) for name in names])
+    kept = {resource.name: answer.result(20) for resource, answer in asked.items()}
+    assert {name: (one["retention.ms"].value, one["retention.bytes"].value) for name, one in kept.items()} == {
+        name: (str(SEVEN_DAYS_MS), "-1") for name in names
+    }
     # What the controller took the broker knows a moment later.
     until(lambda: _sessions_ms(server, shape) == dict.fromkeys((*shape.subscriptions, DEAD_LETTER_GROUP), "30000"), 30)
 
@@ -128,6 +136,11 @@ def _rabbitmq_holds(server: Any, shape: Topology) -> None:
     queues = {one["name"]: one for one in ask("queues") if shape.prefix in one["name"]}
     assert {queue for _, _, queue in wanted} < queues.keys()
     assert all(queue["durable"] and not queue["auto_delete"] for queue in queues.values())
+    # What groups read is gone once acked; the log beside it keeps a week.
+    logs = {name: queue["arguments"] for name, queue in queues.items() if name.endswith(".audit")}
+    assert logs.keys() == {f"{shape.prefix}{topic}.audit" for topic in shape.topics}
+    assert {(given["x-queue-type"], given["x-max-age"]) for given in logs.values()} == {("stream", "7D")}
+    assert [name for name, queue in queues.items() if name not in logs and "x-max-age" in queue["arguments"]] == []
     taken = {(exchange, key) for exchange, key, _ in letters}
     for _, _, queue in wanted:
         given = queues[queue]["arguments"]
