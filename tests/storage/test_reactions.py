@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, MetaData, text
+from sqlalchemy import Engine, MetaData, insert, text
+from sqlalchemy.exc import IntegrityError
 
 from core.domain.events import Event, OrderCreated, PaymentCompleted, from_json
 from core.effects import read_model, table
@@ -244,6 +245,69 @@ def test_two_events_that_ask_for_one_mail_get_one(reactions: Reactions) -> None:
         Ignored("its mail was reserved before"),
     ]
     assert reactions.deliver_bare("email-service", [again]) == [Ignored("its mail was reserved before")]
+
+
+@pytest.mark.row("S2.4", on="any")
+def test_orders_items_and_notifications_have_the_columns_that_people_know(reactions: Reactions) -> None:
+    found = reactions.rows(
+        "SELECT table_name, column_name, data_type FROM information_schema.columns WHERE table_schema = 'public'"
+        " AND is_nullable = 'NO' AND table_name IN ('orders', 'order_items', 'notification')"
+    )
+    # `customer_id` is the article's userId; an item is named by its order and line.
+    known = {
+        "orders": {
+            "id": "uuid",
+            "customer_id": "character varying",
+            "total_amount": "numeric",
+            "status": "character varying",
+            "created_at": "timestamp with time zone",
+        },
+        "order_items": {
+            "order_id": "uuid",
+            "line_no": "smallint",
+            "product_id": "bigint",
+            "quantity": "integer",
+            "price": "numeric",
+        },
+        "notification": {
+            "id": "bigint",
+            "customer_id": "character varying",
+            "type": "character varying",
+            "message": "text",
+            "created_at": "timestamp with time zone",
+        },
+    }
+    assert {(its_table, name, type) for its_table, columns in known.items() for name, type in columns.items()} <= set(
+        found
+    )
+    status = (
+        "SELECT column_default FROM information_schema.columns WHERE (table_name, column_name) = ('orders', 'status')"
+    )
+    assert reactions.rows(status) == [("'PENDING'::character varying",)]
+
+
+@pytest.mark.row("S2.14", on="any")
+def test_redelivered_three_times_without_an_inbox_one_key_keeps_it_one_notification_and_without_the_key_it_is_three(
+    reactions: Reactions,
+) -> None:
+    created = next(envelope for envelope in TRAFFIC if envelope.type == "OrderCreated")
+    for _ in range(3):
+        reactions.deliver_bare("notification-service", [created])
+    assert reactions.rows("SELECT event_id, channel FROM notification") == [(created.id, "PUSH")]
+    notification = reactions.shop.reactions.notification
+    (row,) = reactions.rows("SELECT channel, customer_id, type, message FROM notification")
+    again = dict(zip(("channel", "customer_id", "type", "message"), row, strict=True))
+    with reactions.engine.connect() as connection, pytest.raises(IntegrityError, match='"notified_once"'):
+        connection.execute(insert(notification), {**again, "event_id": created.id, "idempotency_key": "another"})
+    with reactions.engine.connect() as connection:
+        for constraint in ("notified_once", "notification_idempotency_key_key"):
+            connection.execute(text(f"ALTER TABLE notification DROP CONSTRAINT {constraint}"))
+        connection.execute(text("DELETE FROM notification"))
+        for _ in range(3):
+            reactions.handler("notification-service")(connection, [created])
+        rows = connection.execute(text("SELECT event_id, channel FROM notification")).all()
+        connection.rollback()
+    assert [tuple(row) for row in rows] == 3 * [(created.id, "PUSH")]
 
 
 @pytest.mark.row("S2.4", on="any")
