@@ -3,7 +3,7 @@
 A crash is an exception no worker catches; the next worker is the restarted process. Real processes: `tests/chaos`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from threading import Barrier, BrokenBarrierError, Thread
@@ -11,6 +11,7 @@ from time import perf_counter
 from typing import Any
 
 import pytest
+from psutil import Process
 from sqlalchemy import Connection
 
 from ablations.consume import CONSUME_STRATEGIES, Consume, worker_class
@@ -21,6 +22,7 @@ from brokers.memory.config import MemoryConfig
 from core.inbox.handlers import HandlerResult
 from core.inbox.retries import RetryPolicy
 from core.inbox.worker import Worker, WorkerOptions
+from core.inbox.writing import Written
 from core.journey import Step
 from core.messaging.envelope import Envelope
 from tests.storage.inbox_bench import GROUP, QUICK, TOPOLOGY, Bench, bench, count_it, drain, inbox_database, order
@@ -263,16 +265,28 @@ def test_a_fact_without_a_sequence_has_no_place_under_a_watermark(bench: Bench) 
 
 
 @pytest.mark.row("S1.22")
-def test_two_stage_tells_where_each_answer_came_from(bench: Bench) -> None:
-    events = [order(n) for n in range(4)]
-    bench.publish(events[0])
+@pytest.mark.parametrize("events", [4, pytest.param(20_000, marks=pytest.mark.long)])
+def test_two_stage_tells_where_each_answer_came_from(
+    bench: Bench, events: int, record_property: Callable[[str, object], None]
+) -> None:
+    """A quarter was handled by another process, a quarter comes twice."""
+    orders, quarter = [order(n) for n in range(events)], events // 4
+    publish_all(bench, orders[:quarter])
     first = bench.worker(count_it)
     drain(first)
     first.subscriber.close()
-    bench.publish(*events, events[1])
+    publish_all(bench, [*orders, *orders[quarter : 2 * quarter]])
     worker = TwoStage(bench.engine, bench.tables, bench.broker.subscriber(GROUP), GROUP, count_it, QUICK)
+    start_s = perf_counter()
     drain(worker)
-    assert worker.found == {"database": 1, "new": 3, "memory": 1}
+    record_property("two_stage_per_s", round((events + quarter) / (perf_counter() - start_s)))
+    assert worker.found == {"database": quarter, "new": events - quarter, "memory": quarter}
+    assert sorted(bench.effects()) == sorted(one.id for one in orders)
+
+
+def publish_all(bench: Bench, events: Sequence[Envelope]) -> None:
+    for start in range(0, len(events), 1_000):
+        bench.publish(*events[start : start + 1_000])
 
 
 @pytest.mark.row("S1.24")
@@ -290,24 +304,64 @@ def test_the_map_of_two_stage_grows_with_each_event_and_never_shrinks(bench: Ben
     assert restarted.seen == set(), "the map is its process's own"
 
 
+@pytest.mark.long
+@pytest.mark.row("S1.24")
+def test_a_million_ids_in_the_map_of_two_stage_are_more_than_a_hundred_megabytes(bench: Bench) -> None:
+    class OnlyTheMap(TwoStage):
+        """Every event is new, and what is written of it elsewhere is left out."""
+
+        def is_recorded(self, envelope: Envelope) -> bool:
+            return False
+
+        def effect(self, envelope: Envelope) -> Written:
+            return Written()
+
+        def record(self, envelope: Envelope, written: Written | None = None) -> bool:
+            return True
+
+    worker = OnlyTheMap(bench.engine, bench.tables, bench.broker.subscriber(GROUP), GROUP, count_it, QUICK)
+    before_bytes = Process().memory_info().rss
+    for n in range(1_000_000):
+        worker.apply_one(order(n, key="k"))
+    grown_bytes = Process().memory_info().rss - before_bytes
+    assert len(worker.seen) == worker.found["new"] == 1_000_000
+    assert 100 < grown_bytes / 1_000_000 < 300, "bytes an id"
+
+
+IN_BULK = "atomic"
+
+
 @pytest.mark.row("S1.20")
-@pytest.mark.parametrize("repeated", [0, 20, 100], ids=["no repeats", "10 % repeats", "50 % repeats"])
-def test_an_exception_for_each_repeat_costs_several_times_what_claims_in_bulk_cost(bench: Bench, repeated: int) -> None:
+@pytest.mark.parametrize("repeats_percent", [0, 10, 50])
+@pytest.mark.parametrize(
+    ("messages", "others"), [(200, ()), pytest.param(20_000, ("record_first", "two_stage"), marks=pytest.mark.long)]
+)
+def test_an_exception_for_each_repeat_costs_several_times_what_claims_in_bulk_cost(
+    bench: Bench,
+    messages: int,
+    others: Sequence[str],
+    repeats_percent: int,
+    record_property: Callable[[str, object], None],
+) -> None:
+    repeated = messages * repeats_percent // 100
     took_s: dict[str, float] = {}
-    for inbox in ("exception", "atomic"):
-        events = [order(n) for n in range(200 - repeated)]
-        bench.publish(*events, *events[:repeated])
+    for inbox in ("exception", IN_BULK, *others):
+        events = [order(n) for n in range(messages - repeated)]
+        publish_all(bench, [*events, *events[:repeated]])
         worker = worker_class(Consume(inbox=inbox))(
             bench.engine, bench.tables, bench.broker.subscriber(GROUP), GROUP, count_it, QUICK
         )
         handled, start_s = 0, perf_counter()
-        while handled < 200:
+        while handled < messages:
             handled += worker.step()
         took_s[inbox] = perf_counter() - start_s
+        record_property(f"{inbox}_s", round(took_s[inbox], 2))
         worker.subscriber.close()
         assert sorted(bench.effects()[-len(events) :]) == sorted(event.id for event in events)
     # One transaction and one error path a message, against one statement a batch.
-    assert took_s["exception"] > 2 * took_s["atomic"]
+    assert took_s["exception"] > 2 * took_s[IN_BULK]
+    # What remembers in memory, or records first, still has a transaction or more for each that is new.
+    assert all(took_s[inbox] > 2 * took_s[IN_BULK] for inbox in others)
 
 
 def test_an_unknown_value_is_refused_with_what_is_allowed() -> None:
