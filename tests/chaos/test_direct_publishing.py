@@ -19,7 +19,6 @@ from tests.chaos.relay_world import RelayWorld, open_world
 from tests.storage.outbox_rows import event
 from tests.waiting import until
 
-EACH = 25
 FATES = ("well", "dies_before_commit", "dies_after_commit", "publishing_fails")
 
 
@@ -58,8 +57,9 @@ def request(world: RelayWorld, sink: EventSink, key: str, fate: str) -> None:
 
 
 @pytest.mark.row("S0.23", "S0.24", "S1.14")
+@pytest.mark.parametrize("each", [25, pytest.param(1_000, marks=pytest.mark.long)])
 def test_a_request_that_publishes_by_itself_loses_or_invents_events_where_the_outbox_does_neither(
-    world: RelayWorld,
+    world: RelayWorld, each: int
 ) -> None:
     probe = FailsOnce()
     sinks: dict[str, EventSink] = {
@@ -67,19 +67,19 @@ def test_a_request_that_publishes_by_itself_loses_or_invents_events_where_the_ou
     }
     sinks["outbox"] = OutboxSink(world.tables)
     for strategy, sink in sinks.items():
-        for number in range(EACH):
+        for number in range(each):
             for fate in FATES:
                 probe.is_armed = fate == "publishing_fails"
                 request(world, sink, f"{strategy} {fate} {number}", fate)
         probe.is_armed = False
         sink.close()
     with world.relaying():
-        until(world.is_drained, timeout_s=60)
+        until(world.is_drained, timeout_s=120)
     with world.engine.connect() as connection:
         ledger = set(connection.exec_driver_sql("SELECT aggregate_id FROM event").scalars())
     wire = set(world.wire())
-    assert counted(ledger - wire) == {"after_commit dies_after_commit": EACH, "after_commit publishing_fails": EACH}
-    assert counted(wire - ledger) == {"inline dies_before_commit": EACH}
+    assert counted(ledger - wire) == {"after_commit dies_after_commit": each, "after_commit publishing_fails": each}
+    assert counted(wire - ledger) == {"inline dies_before_commit": each}
     # Rightly absent from both: the business step itself failed.
     absent = {f"{strategy} {fate}" for strategy in sinks for fate in FATES} - counted(ledger | wire).keys()
     assert absent == {

@@ -26,8 +26,6 @@ from tests.chaos.relay_world import IN_PROCESS, KEYS, LostAnswers, RelayWorld, W
 from tests.storage.outbox_rows import event, relaying, topology_of, write
 from tests.waiting import until
 
-AWAY_S = 10.0
-
 
 @pytest.fixture
 def world(broker_server: Server, database: str) -> Iterator[RelayWorld]:
@@ -44,8 +42,9 @@ def random() -> Random:
 
 
 @pytest.mark.row("S0.23", "S0.38", "S1.13", "S1.14", "S1.17")
+@pytest.mark.parametrize("away_s", [10.0, pytest.param(60.0, marks=pytest.mark.long)])
 def test_a_broker_killed_in_mid_relay_and_long_away_costs_repeats_and_counts_no_attempt(
-    world: RelayWorld, random: Random
+    world: RelayWorld, random: Random, away_s: float
 ) -> None:
     killed_in_batch = random.randint(3, 10)
     is_killed = threading.Event()
@@ -67,9 +66,9 @@ def test_a_broker_killed_in_mid_relay_and_long_away_costs_repeats_and_counts_no_
         assert is_killed.wait(60)
         try:
             world.write(range(101, 111))
-            give_up_waiting_at = time.monotonic() + AWAY_S
+            away_until = time.monotonic() + away_s
             send_without_looking_at_answers(world)
-            until(lambda: watched[0].outages >= 3 and time.monotonic() >= give_up_waiting_at, timeout_s=60)
+            until(lambda: watched[0].outages >= 3 and time.monotonic() >= away_until, timeout_s=60 + away_s)
             assert world.scalar("SELECT count(*) FROM pending WHERE attempts > 0 OR parked_at IS NOT NULL") == 0
             assert world.scalar("SELECT count(*) FROM pending") != 0
         finally:
@@ -80,6 +79,56 @@ def test_a_broker_killed_in_mid_relay_and_long_away_costs_repeats_and_counts_no_
     world.repeats_of_the_complete_wire(120)
     assert world.scalar("SELECT count(*) FROM event WHERE aggregate_id LIKE 'direct-%%'") == UNSEEN
     assert world.scalar("SELECT count(*) FROM naive.outbox_events WHERE status = 'PROCESSED'") == UNSEEN
+
+
+@pytest.mark.long
+@pytest.mark.row("S0.23", "S1.13")
+def test_of_requests_that_go_on_while_the_broker_is_off_for_ten_seconds_the_outbox_loses_none(
+    world: RelayWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each request writes one event through the outbox and publishes another after its commit."""
+    monkeypatch.setattr("ablations.publish.direct.TIMEOUT_S", 0.2)
+    sink = SINKS["after_commit"](world.tables, world.broker.publisher(), None)
+    requests, has_ended = 0, threading.Event()
+
+    def load() -> None:
+        nonlocal requests
+        while not has_ended.wait(0.02):
+            write(world.engine, world.tables, event(f"outbox-{requests}", 1))
+            direct = [event(f"direct-{requests}", 1)]
+            with world.engine.begin() as connection:
+                sink.write(connection, direct)
+            sink.after_commit(direct)
+            requests += 1
+
+    admin = world.broker.admin()
+
+    def arrived(kind: str) -> set[int]:
+        keys = [delivery.envelope.key.partition("-") for delivery in admin.read_all("orders") if delivery.envelope]
+        return {int(number) for of, _, number in keys if of == kind}
+
+    loading = threading.Thread(target=load)
+    with world.relaying():
+        loading.start()
+        try:
+            until(lambda: requests >= 50)
+            world.server.kill()
+            off_from, off_until = requests + 1, time.monotonic() + 10.0
+            until(lambda: time.monotonic() >= off_until)
+            off_to = requests
+            world.server.start()
+            until(lambda: max(arrived("direct")) > off_to, timeout_s=120)
+        finally:
+            has_ended.set()
+            loading.join(60)
+        until(world.is_drained, timeout_s=60)
+    sink.close()
+    assert arrived("outbox") == set(range(requests))
+    published, off = arrived("direct"), set(range(off_from, off_to))
+    admin.close()
+    assert len(off) > 20
+    assert published & off == set(), "nobody asks twice"
+    assert min(published) < off_from < off_to < max(published)
 
 
 UNSEEN = 3
