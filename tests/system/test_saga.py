@@ -109,29 +109,36 @@ def _nothing_changes_when_all_of_it_comes_again(shop: Shop) -> None:
     assert (counted(), (shop.world.charges, shop.world.cancels)) == (before, calls)
 
 
-@pytest.mark.row("S3.15", "S3.16", "S3.45")
+@pytest.mark.row("S1.10", "S3.15", "S3.16", "S3.45")
 @pytest.mark.parametrize("broker", BROKERS)
 def test_a_failing_release_is_retried_becomes_a_letter_alarms_and_is_redone_while_its_saga_is_compensated(
     request: pytest.FixtureRequest, broker: str, database: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """One fault, four ways of handling: back-off, dead letter, alert, compensation."""
+    """One fault, four ways of handling: back-off, dead letter, alert, compensation. Points that fail beside it are a
+    letter too, and leave their payment complete."""
     settings = settings_for(request, broker, database, retry_policy="article-s3-kafka")
     with shop_on(settings, []) as shop:
         shop.change("ALTER TABLE stock_reservation ADD CONSTRAINT no_release CHECK (status <> 'RELEASED')")
+        shop.change("ALTER TABLE points_account ADD CONSTRAINT no_points CHECK (points = 0)")
         declined, short, happy = (
             shop.order(product=1, quantity=3, card_type=DECLINED),
             shop.order(product=2, quantity=STOCK_EACH + 1),
             shop.order(product=3),
         )
         shop.consume([*wiring.groups(settings), DEAD_LETTER_GROUP])
-        shop.wait(lambda: shop.rows("SELECT count(*) FROM failed_event") == [(2,)])
+        shop.wait(lambda: shop.rows("SELECT count(*) FROM failed_event") == [(3,)])
         letters = shop.rows(
             "SELECT consumer_group, event_type, key, attempts, "
-            "extract(epoch FROM last_failed_at - first_failed_at) >= 2, reason LIKE '%no_release%' FROM failed_event"
+            "extract(epoch FROM last_failed_at - first_failed_at) >= 2, substring(reason FROM 'no_release|no_points')"
+            " FROM failed_event"
         )
         # Both that would put the stock back: the saga's command and the cancelled order's own event.
         assert sorted(letters) == [
-            ("inventory-service", name, declined, 3, True, True) for name in ("OrderCancelled", "ReleaseInventory")
+            *(
+                ("inventory-service", name, declined, 3, True, "no_release")
+                for name in ("OrderCancelled", "ReleaseInventory")
+            ),
+            ("points-coupons", "PaymentCompleted", happy, 3, True, "no_points"),
         ]
         alarms = [record for record in caplog.records if record.message.startswith("dead letters were kept")]
         assert {record.levelname for record in alarms} == {"ERROR"}
@@ -139,13 +146,25 @@ def test_a_failing_release_is_retried_becomes_a_letter_alarms_and_is_redone_whil
         assert [shop.status_of(order) for order in (declined, short, happy)] == ["CANCELLED", "CANCELLED", "PAID"]
         assert shop.events_of(short, "StockReservation") == ["InventoryReservationFailed"]
         assert shop.stock_of(1) == STOCK_EACH - 3, "what cannot be released is not"
+        _stands_without_its_points(shop, happy)
 
         shop.change("ALTER TABLE stock_reservation DROP CONSTRAINT no_release")
+        shop.change("ALTER TABLE points_account DROP CONSTRAINT no_points")
         setups = wiring.group_setups(settings, shop.database, shop.context.sink)
         redone = redo_all(shop.database.engine, shop.database.messaging, setups)
-        assert [answer.outcome for answer in redone] == [Redone.REDONE, Redone.REDONE]
+        assert [answer.outcome for answer in redone] == 3 * [Redone.REDONE]
         assert shop.stock_of(1) == STOCK_EACH
+        assert shop.rows("SELECT customer_id, points > 0 FROM points_account") == [("c-1", True)]
         assert shop.events_of(declined, "StockReservation") == ["InventoryReserved", "InventoryReleased"]
+
+
+def _stands_without_its_points(shop: Shop, order_id: str) -> None:
+    """A payment's points and its behaviour log are handlers of their own: one that fails takes nothing else along."""
+    payment = "SELECT status FROM payment WHERE order_id = CAST(:id AS uuid)"
+    assert shop.rows(payment, id=order_id) == [("COMPLETED",)]
+    counted = "SELECT events FROM analytics_minute WHERE event_type = 'PaymentCompleted'"
+    shop.wait(lambda: shop.rows(counted) == [(1,)])
+    assert shop.rows("SELECT count(*) FROM points_account") == [(0,)]
 
 
 @pytest.mark.row("S3.43", on="memory")
@@ -209,30 +228,38 @@ def test_side_by_side_choreography_charges_an_order_that_cannot_be_filled(
 
 COUNT_WITHOUT_COMMAND = """SELECT count(*) FROM saga_state s WHERE NOT EXISTS
     (SELECT FROM event e WHERE e.aggregate_type = 'OrderSaga' AND e.aggregate_id = CAST(s.order_id AS text))"""
+COUNT_COMPLETED = "SELECT count(*) FROM saga_state WHERE status = 'COMPLETED'"
 
 
 @pytest.mark.row("S3.43")
 @pytest.mark.parametrize("broker", ["kafka", "rabbitmq"])
 @pytest.mark.parametrize("saga", ["outbox", "two_writes"])
+@pytest.mark.parametrize(("orders", "crashes"), [(5, 1), pytest.param(1_000, 10, marks=pytest.mark.long)])
 def test_a_crash_between_saga_and_next_command_hangs_only_the_saga_that_writes_them_apart(
-    request: pytest.FixtureRequest, broker: str, saga: str, database: str, tmp_path: Path
+    request: pytest.FixtureRequest, broker: str, saga: str, orders: int, crashes: int, database: str, tmp_path: Path
 ) -> None:
     """P10, by SIGKILL at `applied`: the saga's state is committed, and two_writes has not written the command yet."""
     # A killed member of a classic group is missed after 2 s; RabbitMQ sees its connection close.
     quick = {"kafka_group_protocol": "classic", "session_timeout_s": 2.0} if broker == "kafka" else {}
-    settings = settings_for(request, broker, database, seams={"saga": saga}, **quick)
+    # What hangs is counted before its deadline ends it.
+    settings = settings_for(request, broker, database, seams={"saga": saga}, saga_deadline_s=3_600.0, **quick)
     others = [group for group in GROUPS if group != "order-saga"]
-    with shop_on(settings, others) as shop, role(settings, tmp_path, "order-saga", CRASH_AT="applied") as crashing:
-        orders = [shop.order() for _ in range(5)]
-        assert crashing.wait(60) == -signal.SIGKILL, (tmp_path / "role.log").read_text()
-        hung = shop.rows(COUNT_WITHOUT_COMMAND)[0][0]
-        assert (hung > 0) == (saga == "two_writes")
+    # An order is some thirty messages.
+    within_s = 60.0 + 0.5 * orders
+    with shop_on(settings, others) as shop:
+        made, hung = list[str](), 0
+        for _ in range(crashes):
+            with role(settings, tmp_path, "order-saga", CRASH_AT="applied") as crashing:
+                made += [shop.order(product=1 + number % 10) for number in range(orders // crashes)]
+                assert crashing.wait(60) == -signal.SIGKILL, (tmp_path / "role.log").read_text()
+            before, hung = hung, shop.rows(COUNT_WITHOUT_COMMAND)[0][0]
+            assert (hung > before) == (saga == "two_writes")
         with role(settings, tmp_path, "order-saga"):
-            shop.wait(lambda: sum(shop.saga_of(order)[1:2] == ("COMPLETED",) for order in orders) == 5 - hung)
+            shop.wait(lambda: shop.rows(COUNT_COMPLETED) == [(orders - hung,)], within_s)
             assert shop.rows(COUNT_WITHOUT_COMMAND)[0][0] == hung
             shop.change("UPDATE saga_state SET deadline_at = clock_timestamp() WHERE deadline_at IS NOT NULL")
-            shop.wait(shop.all_ended)
-        assert sum(shop.status_of(order) == "CANCELLED" for order in orders) == hung
+            shop.wait(shop.all_ended, within_s)
+        assert sum(shop.status_of(order) == "CANCELLED" for order in made) == hung
 
 
 @contextmanager
