@@ -6,14 +6,17 @@ import signal
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Sequence
 
 import pytest
 from sqlalchemy import MetaData, create_engine, text
 
+from core.messaging.envelope import Envelope
 from core.messaging.topology import DEAD_LETTER_GROUP
 from core.storage.tables import messaging_tables
 from tests.chaos.worker_process import BATCH_MESSAGES, GROUP, POISON
 from tests.chaos.worker_world import KEYS, MESSAGES, Chaos, by_key, chaos, order
+from tests.waiting import until
 
 __all__ = ["chaos"]
 
@@ -124,9 +127,11 @@ def test_a_batch_of_3000_that_its_consumer_died_in_comes_again_and_is_applied_on
 
 @pytest.mark.row("S2.15")
 def test_one_poison_message_becomes_a_letter_and_the_rest_is_applied_in_order(chaos: Chaos) -> None:
+    """Where its error is rethrown it comes again for ever: its key stands still, until the default takes over."""
     events = [order(number, POISON if number == 133 else b"{}") for number in range(MESSAGES)]
     poison = events[133]
     chaos.publish(events)
+    _stands_still_for_ever(chaos, events, poison)
     good = [event.id for event in events if event is not poison]
     assert by_key(chaos.drain({}), events) == by_key(good, events)
     # Letters are in lanes of their own: the reader would see a second one only after the first.
@@ -138,3 +143,21 @@ def test_one_poison_message_becomes_a_letter_and_the_rest_is_applied_in_order(ch
     assert letters[0].failure is not None
     assert (letters[0].failed_group, letters[0].failure.attempts) == (GROUP, 3)
     assert letters[0].failure.reason == "ValueError: this message can never be applied"
+
+
+def _stands_still_for_ever(chaos: Chaos, events: Sequence[Envelope], poison: Envelope) -> None:
+    waiting = [event.id for event in events[events.index(poison) :] if event.key == poison.key]
+    assert len(waiting) == 4
+    process = chaos.start({"on_error": "forever"})
+
+    def refused() -> int:
+        return int(chaos.ids("SELECT last_value FROM refused")[0])
+
+    until(lambda: len(set(chaos.ids("SELECT event_id FROM effect"))) == len(events) - len(waiting))
+    before = refused()
+    # Each time in its batch, under a savepoint and alone: twice more at least.
+    until(lambda: refused() > before + 6)
+    assert set(chaos.ids("SELECT event_id FROM effect")).isdisjoint(waiting)
+    until(lambda: chaos.admin.lag(GROUP)["orders"].lag_messages >= len(waiting))
+    process.terminate()
+    assert process.wait(30) == 0

@@ -66,7 +66,9 @@ class Forgotten:
 
 
 def count_it(connection: Connection, envelopes: Sequence[Envelope]) -> HandlerResult:
+    """Refuses poison, and counts that where no rollback reaches: in the sequence `refused`."""
     if any(envelope.data == POISON for envelope in envelopes):
+        connection.execute(text("SELECT nextval('refused')"))
         raise ValueError("this message can never be applied")
     return HandlerResult(["counted"] * len(envelopes))
 

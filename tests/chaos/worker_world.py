@@ -100,6 +100,8 @@ def chaos(broker_server: Server, database: str) -> Iterator[Chaos]:
     metadata = MetaData()
     messaging_tables(metadata)
     metadata.create_all(engine)
+    with engine.begin() as connection:
+        connection.execute(text("CREATE SEQUENCE refused"))
     told = {"profile": profile, "address": address, "prefix": topology.prefix, "database": database}
     world = Chaos(broker, admin, engine, told, set_session)
     yield world
