@@ -56,7 +56,7 @@ def lives(facts: Facts, ids: Iterable[str]) -> dict[str, list[Moment]]:
     # An idempotency key stands for the events that its request made, and an event for the request that made it.
     facts.database.execute(
         """CREATE OR REPLACE TEMP TABLE related AS SELECT text, id FROM wanted
-        UNION SELECT w.text, e.correlation FROM wanted w JOIN event e ON e.id = w.id WHERE e.correlation IS NOT NULL
+        UNION SELECT w.text, e.correlation FROM wanted w JOIN event e ON e.id = w.id
         UNION SELECT w.text, e.id FROM wanted w JOIN event e ON e.correlation = w.id"""
     )
     found: dict[str, list[Moment]] = {text: [] for text in wanted}
@@ -64,7 +64,7 @@ def lives(facts: Facts, ids: Iterable[str]) -> dict[str, list[Moment]]:
         """SELECT r.text, (s.t_ns - min(s.t_ns) OVER (PARTITION BY r.text)) / 1e6, s.step, s.g, s.outcome, s.process
         FROM seen s JOIN related r ON r.id = s.id
         WHERE s.id IN (SELECT id FROM related)
-        ORDER BY r.text, s.t_ns, s.step, s.g, s.process"""
+        ORDER BY s.t_ns, s.step, s.g, s.process"""
     )
     for text, at_ms, *rest in seen:
         found[text].append(Moment(round(at_ms, 3), *rest))
@@ -88,14 +88,14 @@ SELECT text, step, g, outcome, source FROM (
         FROM effect f JOIN related r ON r.id = f.id
     UNION ALL SELECT r.text, 5, 'dead letter', g, reason, 'ledger/failed_events', 0
         FROM failed f JOIN related r ON r.id = f.id
-) ORDER BY text, n, g, no, outcome
+) ORDER BY n, g, no, outcome
 """
 
 
 _DRIVEN_ROWS = """
 SELECT r.text, CASE WHEN is_promised THEN 'confirmed by the broker' ELSE 'never confirmed' END, NULL,
     aggregate_type || ' ' || aggregate_id || ' version ' || sequence, 'history'
-FROM event e JOIN related r ON r.id = e.id ORDER BY r.text
+FROM event e JOIN related r ON r.id = e.id
 """
 """At broker level there is no ledger; that an event was promised follows from its outcomes."""
 

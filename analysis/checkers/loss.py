@@ -87,9 +87,7 @@ def client_counts(facts: Facts) -> dict[str, int]:
     answer, yes, no = ("confirmed",) * 2 + ("refused",) if facts.at_broker else ("answered", "acknowledged", "rejected")
     facts.database.execute(
         f"""CREATE TABLE client AS SELECT id, any_value(text) AS text,
-            count(*) FILTER (step = '{answer}' AND outcome = '{yes}') > 0 AS acknowledged,
-            count(*) FILTER (step = '{answer}' AND outcome = '{no}') > 0 AS rejected,
-            count(*) FILTER (step = 'requested') > 0 AS requested
+            count(*) FILTER (outcome = '{yes}') > 0 AS acknowledged, count(*) FILTER (outcome = '{no}') > 0 AS rejected
         FROM seen WHERE step IN ('requested', '{answer}') GROUP BY id"""
     )
     facts.database.execute(

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from analysis.checkers.facts import Facts, read_ledger
+from history.reader import BrokenHistory
 
 HOLDING = ("HELD", "CONFIRMED")
 """Reservations that keep stock away from others."""
@@ -18,6 +19,8 @@ NOT_PAID_FOR = ("PENDING", "CONFIRMED", "CANCELLED")
 
 PAID_FOR = ("PAID", "SHIPPED", "DELIVERED")
 """Orders whose money and stock the shop has moved; those in other states moved nothing, or it was put back."""
+
+PAYMENTS = ("PENDING", "COMPLETED", "FAILED", "CANCELLED")
 
 ENDED = ("COMPLETED", "CANCELLED")
 """Sagas that have nothing left to do."""
@@ -43,6 +46,9 @@ FILES = {
     "deliveries": {"kind": "VARCHAR", "key": "VARCHAR"},
 }
 
+MAY_LACK = ("failure",)
+"""A saga that did not fail has none. Any other field that were absent would compare as neither right nor wrong."""
+
 
 def _in_sql(words: tuple[str, ...]) -> str:
     return "(" + ", ".join(f"'{word}'" for word in words) + ")"
@@ -59,19 +65,24 @@ class Invariant:
 
 
 def shop_invariants(facts: Facts) -> dict[str, Invariant]:
-    """Name -> judgement, for those whose ledger files exist. Meaningful only after a complete drain."""
+    """Name -> judgement, for those whose ledger files exist. Meaningful only after a complete drain.
+
+    Raises BrokenHistory for a line that lacks a field.
+    """
     present = {name for name in FILES if facts.has_ledger(name)}
     for name in sorted(present):
         read_ledger(facts.database, facts.folder, name, FILES[name])
+        needed = [column for column in FILES[name] if column not in MAY_LACK]
+        lacking = " OR ".join(f"{column} IS NULL" for column in needed)
+        if facts.rows(f"SELECT 1 FROM ledger_{name} WHERE {lacking} LIMIT 1"):
+            raise BrokenHistory(f"ledger/{name}.ndjson has a line without one of {', '.join(needed)}")
     return {name: judge(facts) for name, (needs, judge) in INVARIANTS.items() if needs <= present}
 
 
 def _not_understood(facts: Facts, name: str, words: tuple[str, ...]) -> Invariant | None:
     """Undecided, if a row of `ledger_<name>` has a status of none of these words."""
-    strange = facts.rows(
-        f"SELECT DISTINCT status FROM ledger_{name} WHERE upper(status) NOT IN {_in_sql(words)} ORDER BY 1"
-    )
-    return Invariant(None, f"{name} have a status that is not understood: {strange[0][0]}") if strange else None
+    strange = facts.one(f"SELECT min(status) FROM ledger_{name} WHERE status NOT IN {_in_sql(words)}")
+    return None if strange is None else Invariant(None, f"{name} have a status that is not understood: {strange}")
 
 
 def _strange_order(facts: Facts) -> Invariant | None:
@@ -83,10 +94,10 @@ def _stock_conserved(facts: Facts) -> Invariant:
     if strange:
         return strange
     wrong = facts.rows(
-        """SELECT p.product_id, p.initial_stock, p.stock, coalesce(h.held, 0)::BIGINT
+        """SELECT coalesce(p.product_id, h.product_id), p.initial_stock, p.stock, coalesce(h.held, 0)::BIGINT
         FROM ledger_products p FULL JOIN (
             SELECT product_id, sum(quantity) AS held FROM ledger_stock_reservations
-            WHERE upper(status) IN (SELECT unnest(?)) GROUP BY product_id) h ON h.product_id = p.product_id
+            WHERE status IN (SELECT unnest(?)) GROUP BY product_id) h ON h.product_id = p.product_id
         WHERE p.product_id IS NULL OR p.initial_stock - p.stock <> coalesce(h.held, 0) ORDER BY 1""",
         list(HOLDING),
     )
@@ -109,14 +120,11 @@ def _reservation_has_order(facts: Facts) -> Invariant:
         "SELECT count(DISTINCT order_id) FROM ledger_stock_reservations"
         " WHERE order_id NOT IN (SELECT order_id FROM ledger_orders)"
     )
-    return Invariant(orphans == 0, f"{orphans} reservations are for an order that does not exist")
+    return Invariant(orphans == 0, f"{orphans} orders that do not exist have reservations")
 
 
 def _answer_has_order(facts: Facts) -> Invariant:
-    orphans = facts.one(
-        "SELECT count(*) FROM request"
-        " WHERE order_id IS NOT NULL AND order_id NOT IN (SELECT order_id FROM ledger_orders)"
-    )
+    orphans = facts.one("SELECT count(*) FROM request WHERE order_id NOT IN (SELECT order_id FROM ledger_orders)")
     return Invariant(orphans == 0, f"{orphans} stored answers name an order that does not exist")
 
 
@@ -137,7 +145,7 @@ def _stock_follows_order(facts: Facts) -> Invariant:
             SELECT order_id, product_id, quantity AS wanted, 0 AS held FROM ledger_order_lines
                 WHERE order_id IN (SELECT order_id FROM ledger_orders WHERE status IN {_PAID_FOR})
             UNION ALL SELECT order_id, product_id, 0, quantity FROM ledger_stock_reservations
-                WHERE upper(status) IN {_HOLDING})
+                WHERE status IN {_HOLDING})
         JOIN ledger_orders o USING (order_id) WHERE o.status IN {_PAID_FOR} OR o.status = 'CANCELLED'
         GROUP BY ALL HAVING sum(wanted) <> sum(held) ORDER BY 1, 3"""
     )
@@ -151,7 +159,7 @@ def _stock_follows_order(facts: Facts) -> Invariant:
 
 
 def _payment_follows_order(facts: Facts) -> Invariant:
-    strange = _strange_order(facts)
+    strange = _strange_order(facts) or _not_understood(facts, "payments", PAYMENTS)
     if strange:
         return strange
     wrong = facts.rows(

@@ -131,7 +131,7 @@ def judge_folder(folder: Path, then: Callable[[Facts, Judgement], None] | None =
 
 def _promised(facts: Facts) -> set[str]:
     """What the history and the plan say of the contract: run.json's own word could be changed by itself."""
-    told = facts.rows("SELECT DISTINCT unnest(contract) FROM said WHERE step = 'phase'")
+    told = facts.rows("SELECT unnest(contract) FROM said")
     return {str(name) for (name,) in told}.union(map(str, facts.run.plan.get("forbids", ())))
 
 
@@ -167,7 +167,7 @@ def _cut_files(facts: Facts) -> list[str]:
 def _drain_doubts(facts: Facts) -> list[str]:
     if not facts.run.drain.complete:
         return ["the drain was cut short"]
-    ended = facts.rows("SELECT complete FROM said WHERE step = 'phase' AND phase = 'check'")
+    ended = facts.rows("SELECT complete FROM said WHERE phase = 'check'")
     if not ended:
         return ["the run never reached its check phase, so nothing shows that the drain ended"]
     if not all(row[0] for row in ended):

@@ -64,6 +64,39 @@ def test_what_ended_unknown_and_arrived_is_recovered_and_its_repetition_is_no_di
     assert judgement.word == "valid"
 
 
+def test_a_message_that_comes_again_later_is_repeated_and_not_out_of_order(tmp_path: Path) -> None:
+    run = clean_driven_run()
+    first, last = run.lines("delivered")[0], run.lines("delivered")[-1]
+    run.history["receiver-2.ndjson"].append(last | {"t_ns": last["t_ns"] + 1, "ids": first["ids"][::-1]})
+    assert found_in(judged(run, tmp_path)) == {"duplicated_on_wire": 10}
+
+
+def test_a_message_that_was_acked_and_never_delivered_was_not_received(tmp_path: Path) -> None:
+    run = clean_driven_run()
+    run.lines("delivered")[3]["ids"].pop(4)
+    assert found_in(judged(run, tmp_path)) == {"lost": 1}
+
+
+def test_what_was_attempted_and_never_answered_and_yet_arrives_is_recovered(tmp_path: Path) -> None:
+    run = clean_driven_run()
+    run.history["driver-1.ndjson"].remove(run.lines("confirmed")[3])
+    assert found_in(judged(run, tmp_path)) == {"unknown": 10, "recovered": 10}
+
+
+def test_what_the_driver_was_asked_for_and_never_sent_is_a_phantom_where_it_arrives(tmp_path: Path) -> None:
+    run = clean_driven_run()
+    for step in ("attempted", "confirmed"):
+        run.history["driver-1.ndjson"].remove(run.lines(step)[3])
+    assert found_in(judged(run, tmp_path)) == {"unknown": 10, "phantom": 10}
+
+
+def test_what_the_broker_refused_was_not_committed(tmp_path: Path) -> None:
+    run = clean_driven_run()
+    PLANTS["refuse a message"][0](run)
+    counts = judged(run, tmp_path).counts
+    assert [counts[name] for name in ("attempted", "acknowledged", "committed", "applied")] == [400, 399, 399, 399]
+
+
 def test_a_message_that_nobody_received_is_lost_also_where_the_receiver_saw_nothing_at_all(tmp_path: Path) -> None:
     run = clean_driven_run(messages=20)
     lines = run.history["receiver-2.ndjson"]

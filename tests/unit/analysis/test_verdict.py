@@ -54,7 +54,8 @@ def test_the_verdict_file_has_the_names_of_the_interface(tmp_path: Path) -> None
         "dead_lettered", "parked", "lost", "unseen", "phantom", "recovered", "duplicated_on_wire",
         "duplicated_effects", "out_of_order", "late_by_redrive", "undelivered_effect",
     ]  # fmt: skip
-    assert fields["passed"] is True
+    assert (fields["format"], fields["passed"]) == (1, True)
+    assert (tmp_path / "verdict.json").read_bytes().endswith(b"}\n")
 
 
 def test_two_judgements_of_one_folder_are_the_same(tmp_path: Path) -> None:
@@ -296,7 +297,7 @@ def _cancel(run: Run) -> None:
     run.ledger["stock_reservations"][0]["status"] = "RELEASED"
     run.ledger["products"][0]["stock"] += 2
     key = run.ledger["payments"][0]["transaction_key"]
-    run.ledger["outside_calls"].append({"kind": "cancels", "key": key, "amount": -20.0})
+    run.ledger["outside_calls"].append({"kind": "cancels", "key": key, "amount": -20.0, "did_work": True})
 
 
 def _without_the_refund(run: Run) -> None:
@@ -317,7 +318,7 @@ def _with_another_amount(run: Run) -> None:
 
 
 def _with_a_charge_for_nobody(run: Run) -> None:
-    run.ledger["outside_calls"].append({"kind": "payments", "key": "pay-nobody", "amount": 1.0})
+    run.ledger["outside_calls"].append({"kind": "payments", "key": "pay-nobody", "amount": 1.0, "did_work": True})
 
 
 def _with_its_saga_still_undoing(run: Run) -> None:
