@@ -42,6 +42,10 @@ class Comparison(BaseModel):
     format: Literal[1] = 1
     kind: Literal["quick", "full"]
     seed: int
+    scenarios: tuple[str, ...] = ()
+    """What it was limited to; empty: to nothing."""
+    sets: tuple[str, ...] = ()
+    """What was set in every cell."""
     budget_s: float | None = None
     spent_s: float = 0.0
     interrupted: bool = False

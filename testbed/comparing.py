@@ -70,9 +70,9 @@ def compare(
         budget_s = seconds(budget) if budget else None
         earlier = _earlier(than)
         with Board() as board:
-            run = _Comparing(out, seed, provider, sets or [], board, budget_s, "full" if full else "quick")
+            run = _Comparing(out, seed, provider, sets or [], board, budget_s, "full" if full else "quick", only)
             try:
-                run.all(only)
+                run.all()
             except KeyboardInterrupt:
                 run.interrupted = True
                 raise
@@ -158,26 +158,28 @@ class _Comparing:
     board: Board
     budget_s: float | None
     kind: Any
+    only: list[str] | None = None
+    """Scenarios; None: all."""
     interrupted: bool = False
     notes: dict[str, CellNote] = field(default_factory=dict)
     rates: dict[str, float | None] = field(default_factory=dict)
     overheads_s: list[float] = field(default_factory=list)
     began_s: float = field(default_factory=lambda: time.monotonic())
 
-    def all(self, only: list[str] | None) -> None:
+    def all(self) -> None:
         """The headline first: a short budget is not spent on finding a rate."""
-        pairs = matrix.quick() if self.kind == "quick" else matrix.full(None, only)
+        pairs = matrix.quick() if self.kind == "quick" else matrix.full(None, self.only)
         # A word that nothing can be run with is refused before anything is run or written.
         self._prepared(pairs[0].cells[0])
         self._plan(pairs)
         first = [pair for pair in pairs if pair.cells[0].part == "headline" and pair.cells[0].repeat == 1]
         for pair in first:
             self._run_pair(pair, pairs)
-        if self.kind == "full" and (only is None or "steady" in only):
+        if self.kind == "full" and (self.only is None or "steady" in self.only):
             self._find_rates()
             found = [rate for rate in self.rates.values() if rate is not None]
             if len(found) == len(BROKERS):
-                pairs = matrix.full(min(found), only)
+                pairs = matrix.full(min(found), self.only)
                 self._plan(pairs)
             else:
                 self._leave_out_sweep()
@@ -197,6 +199,8 @@ class _Comparing:
         return Comparison(
             kind=self.kind,
             seed=self.seed,
+            scenarios=tuple(self.only or ()),
+            sets=tuple(self.sets),
             budget_s=self.budget_s,
             spent_s=round(self._spent_s(), 1),
             interrupted=self.interrupted,

@@ -185,7 +185,9 @@ def reproduce(result: Result) -> str:
 def again(comparison: Comparison) -> str:
     """The one line that runs the whole comparison again."""
     budget = f" --budget {comparison.budget_s:g}s" if comparison.budget_s is not None else ""
-    return f"testbed compare --{comparison.kind}{budget} --seed {comparison.seed}"
+    only = f" --scenarios {','.join(comparison.scenarios)}" if comparison.scenarios else ""
+    sets = "".join(f" --set {word}" for word in comparison.sets)
+    return f"testbed compare --{comparison.kind}{budget}{only} --seed {comparison.seed}{sets}"
 
 
 def left_out(comparison: Comparison) -> list[tuple[str, str, list[str]]]:

@@ -120,6 +120,15 @@ def test_a_cell_that_was_run_otherwise_is_run_anew(
     assert len(world.ran) == 2
 
 
+def test_the_report_names_the_line_that_repeats_a_limited_comparison(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ("--full", "--scenarios", "spike,poison", "--budget", "1h", "--set", "durability=fsynced")
+    compare(World(lambda scenario, settings: "none"), tmp_path, monkeypatch, *words)
+    line = "testbed compare --full --budget 3600s --scenarios spike,poison --seed 1 --set durability=fsynced"
+    assert f"`{line}`, or run by run" in (tmp_path / "report.md").read_text()
+
+
 def test_a_setting_of_the_environment_that_differs_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     compare(World(lambda scenario, settings: "none"), tmp_path, monkeypatch)
     monkeypatch.setenv("DURABILITY", "fsynced")
