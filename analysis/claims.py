@@ -10,6 +10,7 @@ from statistics import median
 from typing import NamedTuple
 
 from analysis.findings import Result, conclusive, figure, many, on
+from analysis.ladder import cost_and_side
 
 Look = Callable[[Sequence[Result]], list[str]]
 Which = Callable[[Result], bool]
@@ -260,7 +261,8 @@ CLAIMS = (
     Claim("C19", "A lock in memory makes concurrent counting right", "row S1.32 (metrics)", unmeasured),
     Claim("C20", "A relay of 1,000 rows each second is enough", "PUBLISH_STRATEGY=outbox-naive",
           spans(either(naive("publish=outbox-naive"), default_in("steady")), "commit_to_confirm")),
-    Claim("C21", "Guarantees before speed; the consumer matters more", "row S1.35", unmeasured),
+    Claim("C21", "Guarantees before speed; the consumer matters more", "ladder with each of its steps",
+          cost_and_side),
     Claim("C22", "Kafka carries millions a second, RabbitMQ fewer", "a rate sweep of steady and of broker-steady",
           highest_rate, sees_unjudged=True),
     Claim("C23", "Kafka keeps messages, RabbitMQ deletes them", "row S0.20", unmeasured),

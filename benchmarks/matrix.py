@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from analysis import ladder
 from benchmarks.scenario import Scenario, load_scenario, names
 
 BROKERS = ("kafka", "rabbitmq")
@@ -95,6 +96,13 @@ MORE_STRATEGIES = (
                                "faults=consumer-crash-before-commit@8"), shows=("duplicated_effects",))
       for strategy in ("check-then-act", "lock", "two-stage")),
 )  # fmt: skip
+_DIRECT, _OUTBOX, *_GUARANTEED = (step.sets for step in ladder.STEPS)
+LADDER = (
+    Factor(ladder.SCENARIO, _DIRECT, shows=("lost", "duplicated_effects"), allows=("out_of_order",)),
+    Factor(ladder.SCENARIO, _OUTBOX, shows=("duplicated_effects",), allows=("out_of_order",)),
+    *(Factor(ladder.SCENARIO, sets) for sets in _GUARANTEED),
+)
+"""Five steps, each one change away from the one before it; the last three promise what everything else does."""
 """The last three act before they record: only an effect that no state guards shows it, and their one group has such."""
 CLAIMED = (
     Factor("kill-mid-publish", ("durability=fsynced",)),
@@ -176,7 +184,7 @@ def full(sustainable_per_s: float | None, scenarios: Sequence[str] | None = None
     """Every pair of the whole matrix, the worthiest first. Without a sustainable rate there is no sweep."""
     known = names() if scenarios is None else list(scenarios)
     headline = [name for name in HEADLINE if name in known]
-    others = [name for name in known if name not in (*HEADLINE, *LAST, BROKER_LEVEL)]
+    others = [name for name in known if name not in (*HEADLINE, *LAST, BROKER_LEVEL, ladder.SCENARIO)]
     last = [name for name in LAST if name in known]
     wanted: list[tuple[Cell, tuple[str, ...]]] = []
 
@@ -221,6 +229,7 @@ def full(sustainable_per_s: float | None, scenarios: Sequence[str] | None = None
     vary("strategies", STRATEGIES)
     take("scenarios", others)
     vary("strategies", MORE_STRATEGIES)
+    vary("the ladder", LADDER)
     vary("claims", CLAIMED)
     take("headline", headline, range(FIRST_REPEATS + 1, REPEATS + 1))
     vary("numbers", NUMBERS)

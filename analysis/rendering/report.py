@@ -17,6 +17,7 @@ from analysis.claims import Answered, answered
 from analysis.comparison import Comparison
 from analysis.findings import Compared, Result, answer, by_case, cautions, compared, figure
 from analysis.heat import Square, fault_of, squares
+from analysis.ladder import Lesson, Rung, lessons, rungs
 from analysis.limits import limits
 from analysis.rendering import charts, content
 from analysis.timing.latency import STAGES
@@ -84,13 +85,15 @@ class Findings:
     beside: list[str]
     carried: list[Carried]
     squares: list[Square]
+    rungs: list[Rung]
+    lessons: list[Lesson]
     claims: list[Answered]
     limits: list[str]
 
 
 def find(results: Sequence[Result]) -> Findings:
     """Once a report: the intervals take long."""
-    rows = compared(results)
+    rows, steps = compared(results), rungs(results)
     return Findings(
         answer=answer(results, rows),
         cautions=cautions(results),
@@ -98,6 +101,8 @@ def find(results: Sequence[Result]) -> Findings:
         beside=beside(results),
         carried=carried(results),
         squares=squares(results),
+        rungs=steps,
+        lessons=lessons(steps),
         claims=answered(results),
         limits=limits(results),
     )
@@ -208,6 +213,12 @@ def for_programs(results: Sequence[Result], findings: Findings, comparison: Comp
         ],
         "beside": findings.beside,
         "carried": [row._asdict() for row in findings.carried],
+        "ladder": {
+            "steps": [{**rung._asdict(), "step": rung.step.name, "row": rung.step.row} for rung in findings.rungs],
+            "lessons": [
+                {**lesson._asdict(), "rungs": [rung.step.name for rung in lesson.rungs]} for lesson in findings.lessons
+            ],
+        },
         "claims": [claim._asdict() for claim in findings.claims],
         "limits": findings.limits,
         "comparison": comparison.model_dump(mode="json") if comparison else None,

@@ -18,7 +18,9 @@ DRIVEN_RATES = {
     "received_per_s": "step = 'delivered'",
 }
 """At broker level."""
-COUNTED = "step IN ('answered', 'confirmed', 'applied', 'delivered')"
+ACKED = {"acked_per_s": "step = 'acked'"}
+"""Repeats too: what the groups were done with."""
+COUNTED = "step IN ('answered', 'confirmed', 'applied', 'delivered', 'acked')"
 
 
 def _rates(facts: Facts) -> dict[str, str]:
@@ -39,7 +41,7 @@ def throughput(facts: Facts, window: Window) -> dict[str, float]:
 def over_time(facts: Facts, window: Window) -> Series:
     """One row a second from the first line to the last."""
     second = f"floor((t_ns - {window.from_ns}) / 1e9)::BIGINT"
-    wanted = _rates(facts)
+    wanted = _rates(facts) | ACKED
     rates = _by_second(facts, f"SELECT {second}, {_counts(wanted)} FROM seen WHERE {COUNTED} GROUP BY 1")
     ended = "received" if facts.at_broker else "applied"
     # By the second in which it was asked for, so that a stall shows where it began.

@@ -88,7 +88,8 @@ def write(folder: Path, wanted: Sequence[Wanted], *left_out: CellNote, seed: int
 
 
 def small_matrix(folder: Path) -> Comparison:
-    """Three repeats of one case, a fault, two rates, two naive strategies that break something, and a cell left out."""
+    """Three repeats of one case, a fault, two rates, two naive strategies that break something, a step of the ladder,
+    and a cell left out."""
     wanted: list[Wanted] = []
     for broker, slow in (("kafka", 2.0), ("rabbitmq", 1.0)):
         wanted += [(one(broker, "steady", seed=seed, slow=slow), seed, "held") for seed in (1, 2, 3)]
@@ -102,6 +103,7 @@ def small_matrix(folder: Path) -> Comparison:
         wanted.append(
             (one(broker, "kill-mid-publish", ["publish_strategy=direct-after-commit"], damage=drop_effect), 1, "held")
         )
+        wanted.append((one(broker, "ladder"), 1, "held"))
     left = CellNote(part="scenarios", name="soak", broker="kafka", repeat=1, folder="kafka/soak/1", state="left out",
                     why="the budget did not reach it")  # fmt: skip
     return write(folder, wanted, left)

@@ -127,13 +127,14 @@ def test_searching_finds_an_event_by_its_id_and_shows_its_life(browser: Browser,
     assert page.locator("#found").inner_text().startswith("0 of")
 
 
-def test_every_link_of_the_contents_leads_to_a_part_of_the_page(browser: Browser, report: Path) -> None:
+def test_every_link_of_the_contents_and_of_a_lesson_leads_to_a_part_of_the_page(browser: Browser, report: Path) -> None:
     page = Opened(browser, report).page
     lost = page.eval_on_selector_all(
-        "nav a", "all => all.map(a => a.getAttribute('href')).filter(to => !document.querySelector(to))"
+        "nav a, #ladder a", "all => all.map(a => a.getAttribute('href')).filter(to => !document.querySelector(to))"
     )
     assert lost == []
     assert page.locator("nav a").count() > 8
+    assert page.locator("#ladder a").count() == 2 * 3
 
 
 def test_printed_it_is_dark_on_white_and_leaves_out_what_only_a_screen_can_do(browser: Browser, report: Path) -> None:

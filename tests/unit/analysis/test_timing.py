@@ -7,7 +7,7 @@ import pytest
 
 from analysis.checkers.facts import load
 from analysis.timing.measures import Measures, measure
-from tests.histories.writing import MS, Run, clean_run
+from tests.histories.writing import BATCH, MS, Run, clean_run
 
 START = 1_790_000_000_000_000_000
 S = 1_000_000_000
@@ -133,6 +133,14 @@ def test_seconds_before_the_load_are_negative_and_not_folded_into_the_first(tmp_
     assert series["t_s"][:3] == [-2.0, -1.0, 0.0]
     assert sum(value or 0 for value in series["acknowledged_per_s"]) == 400
     assert max(value or 0 for value in series["acknowledged_per_s"]) < 60
+
+
+def test_what_was_acked_each_second_counts_every_copy_and_repeat(tmp_path: Path) -> None:
+    run = clean_run(orders=400, rate_per_s=40, warm_up_s=2.0, load_s=8.0)
+    first = run.lines("acked")[0]
+    first["ids"] = first["ids"] * 2
+    series = measured(run, tmp_path).series
+    assert sum(value or 0 for value in series["acked_per_s"]) == 400 * 3 + BATCH * 2
 
 
 def slipping(part: str, cores: float) -> Run:

@@ -5,9 +5,12 @@ from pathlib import Path
 
 import pytest
 
+from analysis.ladder import STEPS
 from benchmarks.matrix import (
     BROKERS,
+    CLAIMED,
     HEADLINE,
+    LADDER,
     LAST,
     MORE_STRATEGIES,
     REPEATS,
@@ -80,6 +83,27 @@ def test_what_is_worth_most_comes_first_and_the_longest_last() -> None:
     assert CELLS.index(of("strategies")[0]) < fourth
 
 
+def test_the_five_steps_of_the_ladder_stand_together_after_the_other_strategies_and_before_what_claims_need() -> None:
+    pairs = full(400.0)
+    places = [n for n, pair in enumerate(pairs) if pair.cells[0].scenario.name == "ladder"]
+    assert [pairs[n].cells[0].variant for n in places] == [step.sets for step in STEPS]
+    assert places == list(range(places[0], places[0] + 5))
+    assert pairs[places[0] - 1].cells[0].variant == MORE_STRATEGIES[-1].sets
+    assert pairs[places[-1] + 1].cells[0].variant == CLAIMED[0].sets
+    assert {len(pairs[n].cells) for n in places} == {2}
+
+
+def test_of_the_ladders_steps_only_those_without_inbox_or_outbox_are_predicted_to_break_something() -> None:
+    assert [(cell.shows, cell.allows) for cell in of("the ladder")] == [
+        (("lost", "duplicated_effects"), ("out_of_order",)),
+        (("duplicated_effects",), ("out_of_order",)),
+        ((), ()),
+        ((), ()),
+        ((), ()),
+    ]
+    assert {cell.load_s for cell in of("the ladder")} == {25}
+
+
 def test_every_cell_can_be_prepared_and_takes_as_long_as_it_says() -> None:
     for cell in CELLS:
         scenario, settings = prepare(cell.scenario.name, cell.broker, cell.seed(1), list(cell.sets))
@@ -95,7 +119,9 @@ def test_no_two_cells_share_a_folder() -> None:
 
 def test_each_predicted_anomaly_is_one_that_a_verdict_counts() -> None:
     known = {"lost", "duplicated_effects", "duplicated_on_wire", "out_of_order", "phantom"}
-    assert {name for factor in (*STRATEGIES, *MORE_STRATEGIES) for name in (*factor.shows, *factor.allows)} <= known
+    assert {
+        name for factor in (*STRATEGIES, *MORE_STRATEGIES, *LADDER) for name in (*factor.shows, *factor.allows)
+    } <= known
 
 
 def test_a_shortened_scenario_keeps_its_faults_and_time_to_recover_from_them() -> None:
