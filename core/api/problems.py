@@ -10,7 +10,7 @@ from starlette.exceptions import HTTPException
 
 from core.commands.requests import KeyReused
 from core.domain.rules import ForbiddenState, InvalidRequest, RuleBroken, UnknownThing
-from core.inbox.retries import is_transient
+from core.inbox.retries import is_away
 from core.messaging.errors import BrokerError
 
 log = logging.getLogger(__name__)
@@ -96,7 +96,7 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(TimeoutError)
     @app.exception_handler(DBAPIError)
     async def _database(request: Request, error: TimeoutError | DBAPIError) -> Response:
-        if not is_transient(error) and not getattr(error, "connection_invalidated", False):
+        if not is_away(error) and not getattr(error, "connection_invalidated", False):
             return await _other(request, error)
         log.warning("database did not answer", extra={**_about(request), "error": str(error)})
         return problem(503, "The database cannot do this now; try again.", headers={"Retry-After": "1"})

@@ -49,6 +49,15 @@ _WRONG_SCHEMA = ("42P01", "42703", "42501", "3F000")
 
 def is_transient(error: BaseException) -> bool:
     """The database, not a message, made this fail: repeat the whole batch, count no attempt."""
+    return _is_one_of(error, _TRANSIENT + _WRONG_SCHEMA)
+
+
+def is_away(error: BaseException) -> bool:
+    """The database does not answer, or not this for now: the same may go well a moment later, as it stands."""
+    return _is_one_of(error, _TRANSIENT)
+
+
+def _is_one_of(error: BaseException, states: tuple[str, ...]) -> bool:
     if isinstance(error, PoolTimeout):
         return True
     cause = error.orig if isinstance(error, DBAPIError) else error
@@ -57,4 +66,4 @@ def is_transient(error: BaseException) -> bool:
     if cause.sqlstate is None:
         # psycopg has no state where it never got an answer: the connection was refused, or was lost.
         return isinstance(cause, psycopg.OperationalError | psycopg.InterfaceError)
-    return cause.sqlstate.startswith(_TRANSIENT + _WRONG_SCHEMA)
+    return cause.sqlstate.startswith(states)

@@ -305,3 +305,14 @@ def test_books_that_do_not_balance_before_the_drain_ended_are_a_doubt_and_no_pro
     found = judge_folder(shop.write(tmp_path))
     assert found.word == "unknown"
     assert any(reason.startswith("invariant stock_conserved is broken: 1 products") for reason in found.reasons)
+
+
+def test_answers_that_name_no_order_are_even_where_there_is_no_order_at_all(tmp_path: Path) -> None:
+    """A load below the API has requests and makes no order."""
+    run = Shop()
+    for name in ("orders", "order_lines", "stock_reservations", "payments", "sagas", "outside_calls", "deliveries"):
+        run.ledger[name] = []
+    run.put("products", product_id="p3", initial_stock=1, stock=1)
+    run.row("products", product_id="p1")["stock"] = 10
+    run.ledger["requests"] = [{"idempotency_key": "k", "order_id": None}]
+    assert invariants(run, tmp_path)["answer_has_order"].passed

@@ -146,7 +146,8 @@ def test_the_tab_messages_shows_outbox_lag_and_loss_as_they_truly_are(roles: Rol
     until(lambda: shown(page, "depth") == 0, 60)
     until(lambda: shown(page, "waiting", "read-model") == 0, 60)
     until(lambda: shown(page, "waiting", "product-metrics") == 7, 60)
-    assert shown(page, "lost", "product-metrics") == 7
+    # RabbitMQ tells what a group has not acked some seconds late; till then at least none is lost.
+    until(lambda: shown(page, "lost", "product-metrics") == 7, 60)
 
     page.get_by_role("tab", name="Statistics").click()
     page.locator("#messages").wait_for(state="hidden")
