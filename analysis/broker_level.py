@@ -7,9 +7,7 @@ driver and broker did without the shop. Not here: which runs bear a conclusion (
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from analysis.findings import NAMED_AT_MOST, Result, by_case, on
-
-BROKERS = ("kafka", "rabbitmq")
+from analysis.findings import BROKERS, NAMED_AT_MOST, Result, by_case, on
 
 
 class Carried(NamedTuple):

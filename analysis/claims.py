@@ -6,9 +6,9 @@ could not be judged answer nothing.
 
 from collections.abc import Callable, Sequence
 from itertools import product
-from statistics import median
 from typing import NamedTuple
 
+from analysis.estimates import median_of_known
 from analysis.findings import Result, conclusive, figure, many, on
 from analysis.ladder import cost_and_side
 
@@ -106,7 +106,7 @@ def spans(which: Which, *stages: str) -> Look:
         for case, broker, runs in _grouped(conclusive(results), which):
             parts = []
             for stage in stages:
-                medians = {p: _median([run.latency_ms(stage, p) for run in runs]) for p in ("p50", "p99")}
+                medians = {p: median_of_known([run.latency_ms(stage, p) for run in runs]) for p in ("p50", "p99")}
                 known = [f"{p} {figure(ms)} ms" for p, ms in medians.items() if ms is not None]
                 if known:
                     parts.append(f"{stage} {', '.join(known)}")
@@ -128,7 +128,7 @@ def back_after(*faults: str) -> Look:
                 values = [run.verdict["recovery_s"][fault] for run in runs]
                 if values:
                     never, of = sum(value is None for value in values), many(len(runs), "run")
-                    said = f"never in {never} of {of}" if never else f"{figure(_median(values) or 0)} s ({of})"
+                    said = f"never in {never} of {of}" if never else f"{figure(median_of_known(values) or 0)} s ({of})"
                     found.append(f"after {fault} on {broker}: {said}")
         return found
 
@@ -170,9 +170,10 @@ def burst(results: Sequence[Result]) -> list[str]:
         if default_in("spike")(run):
             p99 = run.latency_ms("request_to_commit", "p99")
             slowest = "" if p99 is None else f"request_to_commit p99 {figure(p99)} ms, "
+            outbox, lag = (run.highest(column) or 0 for column in ("outbox_messages", "lag_messages"))
             found.append(
-                f"spike on {run.broker}: {slowest}outbox at most {_highest(run, 'outbox_messages'):,.0f}, lag at most "
-                f"{_highest(run, 'lag_messages'):,.0f} messages, lost {run.count('lost') or 0:,}"
+                f"spike on {run.broker}: {slowest}outbox at most {outbox:,.0f}, lag at most {lag:,.0f} messages, "
+                f"lost {run.count('lost') or 0:,}"
             )
     return found
 
@@ -205,15 +206,6 @@ def _grouped(results: Sequence[Result], which: Which) -> list[tuple[str, str, li
 
 def _sum(runs: Sequence[Result], name: str) -> int:
     return sum(run.count(name) or 0 for run in runs)
-
-
-def _median(values: Sequence[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return median(known) if known else None
-
-
-def _highest(run: Result, column: str) -> float:
-    return max((value for value in run.verdict["series"].get(column, []) if value is not None), default=0.0)
 
 
 DIRECT = ("publish=direct-after-commit", "publish=direct-in-transaction", "publish=after_commit", "publish=inline")

@@ -9,6 +9,12 @@ FEWEST_REPEATS = 3
 """Below it an interval would only restate the runs."""
 
 
+def median_of_known(values: Sequence[float | None]) -> float | None:
+    """None where not one is known."""
+    known = [value for value in values if value is not None]
+    return median(known) if known else None
+
+
 @dataclass(frozen=True)
 class RatioEstimate:
     """Median of the first over the median of the second, with its interval."""

@@ -15,6 +15,7 @@ from analysis.comparison import CellNote
 from analysis.estimates import FEWEST_REPEATS, RatioEstimate, median_ratio
 from history.reader import RunFile
 
+BROKERS = ("kafka", "rabbitmq")
 SHORTEST_S = 10.0
 SLIP_ALLOWED_RATIO = 0.01
 DRIFT_ALLOWED_RATIO = 0.15
@@ -86,6 +87,10 @@ class Result:
         if percentile not in found or BEYOND.get(percentile, inf) * found["count"] < FEWEST_BEYOND:
             return None
         return float(found[percentile])
+
+    def highest(self, column: str) -> float | None:
+        """Of a series, each second of it that is known."""
+        return max((value for value in self.verdict["series"].get(column, []) if value is not None), default=None)
 
 
 def by_case(results: Sequence[Result]) -> dict[str, list[Result]]:

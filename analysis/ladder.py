@@ -8,13 +8,12 @@ measured. Not here: load and faults (`benchmarks/scenarios/ladder.toml`), predic
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from statistics import median
 from typing import Literal, NamedTuple
 
-from analysis.findings import Result, figure, on
+from analysis.estimates import median_of_known
+from analysis.findings import BROKERS, Result, figure, on
 
 SCENARIO = "ladder"
-BROKERS = ("kafka", "rabbitmq")
 CLEAR_RATIO = 1.25
 """How many times more, or less, a step must get done in a second to count: what is closer may be chance."""
 
@@ -124,19 +123,10 @@ def _rung(step: Step, broker: str, runs: Sequence[Result]) -> Rung:
         len(runs),
         sum(run.count("lost") or 0 for run in runs),
         sum(run.count("duplicated_effects") or 0 for run in runs),
-        _median([run.verdict["throughput_per_s"].get("applied") for run in runs]),
-        _median([_busiest(run) for run in runs]),
-        _median([run.latency_ms("commit_to_apply", "p99") for run in runs]),
+        median_of_known([run.verdict["throughput_per_s"].get("applied") for run in runs]),
+        median_of_known([run.highest("acked_per_s") for run in runs]),
+        median_of_known([run.latency_ms("commit_to_apply", "p99") for run in runs]),
     )
-
-
-def _busiest(run: Result) -> float | None:
-    return max((value for value in run.verdict["series"].get("acked_per_s", []) if value is not None), default=None)
-
-
-def _median(values: Sequence[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return median(known) if known else None
 
 
 Judged = tuple[Word, str]

@@ -10,8 +10,8 @@ from starlette.exceptions import HTTPException
 
 from core.commands.requests import KeyReused
 from core.domain.rules import ForbiddenState, InvalidRequest, RuleBroken, UnknownThing
-from core.inbox.retries import is_away
 from core.messaging.errors import BrokerError
+from core.storage.database import is_away
 
 log = logging.getLogger(__name__)
 

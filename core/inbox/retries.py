@@ -3,9 +3,7 @@
 from dataclasses import dataclass
 from random import Random
 
-import psycopg
-from sqlalchemy.exc import DBAPIError
-from sqlalchemy.exc import TimeoutError as PoolTimeout
+from core.storage.database import has_state, is_away
 
 
 @dataclass(frozen=True)
@@ -39,31 +37,10 @@ PRESETS = {
     "article-s4": RetryPolicy(tries=3, first_delay_s=1.0, factor=1.0, jitter=False),
 }
 
-_TRANSIENT = ("08", "40", "53", "57P", "57014", "58", "55P03", "25P", "25006")
-"""SQLSTATE: connection, rollback (deadlock, serialization), resources, operator intervention, cancelled statement,
-system, lock not available, idle or whole transaction timed out, read only (after a failover, a standby still)."""
-
 _WRONG_SCHEMA = ("42P01", "42703", "42501", "3F000")
 """Undefined table, column or schema, no privilege: a deployment's fault, and it would fail every message."""
 
 
 def is_transient(error: BaseException) -> bool:
     """The database, not a message, made this fail: repeat the whole batch, count no attempt."""
-    return _is_one_of(error, _TRANSIENT + _WRONG_SCHEMA)
-
-
-def is_away(error: BaseException) -> bool:
-    """The database does not answer, or not this for now: the same may go well a moment later, as it stands."""
-    return _is_one_of(error, _TRANSIENT)
-
-
-def _is_one_of(error: BaseException, states: tuple[str, ...]) -> bool:
-    if isinstance(error, PoolTimeout):
-        return True
-    cause = error.orig if isinstance(error, DBAPIError) else error
-    if not isinstance(cause, psycopg.Error):
-        return False
-    if cause.sqlstate is None:
-        # psycopg has no state where it never got an answer: the connection was refused, or was lost.
-        return isinstance(cause, psycopg.OperationalError | psycopg.InterfaceError)
-    return cause.sqlstate.startswith(states)
+    return is_away(error) or has_state(error, _WRONG_SCHEMA)

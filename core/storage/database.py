@@ -11,12 +11,16 @@ from typing import TypeVar
 import psycopg
 from sqlalchemy import Connection, Engine, create_engine, make_url
 from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 T = TypeVar("T")
 
 STATEMENT_TIMEOUT_S = 30.0
 LOCK_TIMEOUT_S = 15.0
 SERIALIZATION_FAILURE, DEADLOCK = "40001", "40P01"
+_AWAY = ("08", "40", "53", "57P", "57014", "58", "55P03", "25P", "25006")
+"""SQLSTATE: connection, rollback (deadlock, serialization), resources, operator intervention, cancelled statement,
+system, lock not available, idle or whole transaction timed out, read only (after a failover, a standby still)."""
 
 
 class DatabaseUnavailable(Exception):
@@ -103,10 +107,26 @@ def lacks_table(error: BaseException) -> bool:
 
 
 def is_transient(error: DBAPIError) -> bool:
-    """Whether the same transaction may succeed when it is run again: nothing is wrong with what it writes."""
+    """Whether the same transaction may succeed when it is run again at once: nothing is wrong with what it writes."""
     state = getattr(error.orig, "sqlstate", None)
     if state in (SERIALIZATION_FAILURE, DEADLOCK):
         return True
     # 57P01..57P03: the server is shutting down or starting; 08…: connection; None: the socket just closed.
     lost = state is None or state.startswith(("08", "57P"))
     return error.connection_invalidated or (isinstance(error, OperationalError) and lost)
+
+
+def is_away(error: BaseException) -> bool:
+    """The database does not answer, or not this for now: the same may go well a moment later, as it stands."""
+    if isinstance(error, PoolTimeout):
+        return True
+    cause = error.orig if isinstance(error, DBAPIError) else error
+    # psycopg has no state where it never got an answer: the connection was refused, or was lost.
+    unanswered = isinstance(cause, psycopg.OperationalError | psycopg.InterfaceError) and cause.sqlstate is None
+    return unanswered or has_state(error, _AWAY)
+
+
+def has_state(error: BaseException, states: tuple[str, ...]) -> bool:
+    """Whether the database gave it an SQLSTATE that begins so."""
+    cause = error.orig if isinstance(error, DBAPIError) else error
+    return isinstance(cause, psycopg.Error) and (cause.sqlstate or "").startswith(states)

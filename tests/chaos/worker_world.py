@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
 
 import pytest
 import uuid_utils
@@ -22,6 +21,7 @@ from core.messaging.envelope import Envelope
 from core.messaging.ports import Admin, Broker
 from core.storage.tables import messaging_tables
 from servers.lifecycle import Server
+from testbed.services import management_url_of
 from tests.chaos.worker_process import BATCH_MESSAGES
 from tests.contract.profiles import TOPOLOGY, connect, own
 from tests.waiting import until
@@ -81,9 +81,7 @@ def chaos(broker_server: Server, database: str) -> Iterator[Chaos]:
     profile = PROFILE[broker_server.name]
     address = {"url": broker_server.url}
     if broker_server.name == "rabbitmq":
-        login = urlsplit(broker_server.url).netloc.rpartition("@")[0] + "@"
-        management = urlsplit(getattr(broker_server, "management_url", ""))
-        address["management_url"] = urlunsplit(management._replace(netloc=login + management.netloc))
+        address["management_url"] = management_url_of(broker_server)
     # RabbitMQ sees a killed member's connection close; Kafka waits for its session to end, as `declare` gave it.
     session = {"session_timeout_s": 10.0} if profile == "kafka" else {}
     broker = connect(profile, address, topology, **session)

@@ -15,7 +15,7 @@ from brokers.kafka.server import Kafka
 from brokers.rabbitmq.server import RabbitMQ
 from faults.network import Proxy
 from servers.process import free_ports
-from testbed.services import cache_folder
+from testbed.services import cache_folder, management_url_of
 from tests.contract.profiles import PROFILES, TOPOLOGY, World, capabilities_of, memory_world, own, real_world
 from tests.matrix import PROPERTY
 
@@ -133,11 +133,6 @@ def make_world(profile: str, topology: Any, request: pytest.FixtureRequest) -> W
         proxied = {"url": f"127.0.0.1:{proxy.port}"}
         return real_world(profile, topology, server, {"url": server.url}, proxied, proxy)
     parts = urlsplit(server.url)
-    management = urlsplit(server.management_url)
-    login = f"{parts.username}:{parts.password}@"
-    address = {
-        "url": server.url,
-        "management_url": urlunsplit(management._replace(netloc=login + management.netloc)),
-    }
-    through = parts._replace(netloc=f"{login}127.0.0.1:{proxy.port}")
+    address = {"url": server.url, "management_url": management_url_of(server)}
+    through = parts._replace(netloc=f"{parts.username}:{parts.password}@127.0.0.1:{proxy.port}")
     return real_world(profile, topology, server, address, {**address, "url": urlunsplit(through)}, proxy)

@@ -66,8 +66,9 @@ def page(of_module: Mapping[str, tuple[str, Sequence[Result]]], why: Mapping[str
     lines = [
         "# Mutants of the checkers",
         "",
-        "Written by `make test-long PARTS=mutants`. A mutant is a checker with one small change in its SQL or its",
-        "Python; it is killed if a test of the checkers fails. What DuckDB refuses says nothing of the tests.",
+        "Written by `python -m tests.mutation.survivors CHECKER ...`. A mutant is a checker with one small change in",
+        "its SQL or its Python; it is killed if a test of the checkers fails. What DuckDB refuses says nothing of the",
+        "tests.",
         *([f"**Never run: {', '.join(never)}.**"] if never else []),
         "",
         f"| checker | of the code at | mutants | {' | '.join(OUTCOMES)} |",
