@@ -30,6 +30,9 @@ class Lane:
     """Offsets read and not yet acked, in the lane's order: with the worker, or waiting here."""
     waiting: dict[str, Waiting] = field(default_factory=dict)
     committed: int | None = None
+    """The position last asked for; None where it has to be told again."""
+    answered: int = 0
+    """The furthest position that the broker has taken."""
     is_paused: bool = False
     is_ours: bool = True
 

@@ -328,15 +328,21 @@ class KafkaSubscriber:
                 self._committed(error_of(caught), places)
 
     def _committed(self, error: KafkaError | None, places: Sequence[TopicPartition]) -> None:
-        """The broker's answer to a commit, told from within the client's poll."""
+        """The broker's answer to a commit, told from within the client's poll.
+
+        librdkafka sends a commit again whose answer is missing, also after a later one was taken: the broker then goes
+        back to where the older one points, and says that all went well.
+        """
         for place in places:
             failed = error or place.error
-            lane = self._lanes.get((place.topic, place.partition))
-            if failed is not None and lane is not None:
+            if failed is not None and failed.code() in SILENCE:
+                self._connection.on_error(failed)
+            if (lane := self._lanes.get((place.topic, place.partition))) is None:
+                continue
+            if failed is not None or place.offset < lane.answered:
                 lane.committed = None
                 self._moved.add(lane)
-                if failed.code() in SILENCE:
-                    self._connection.on_error(failed)
+            lane.answered = max(lane.answered, 0 if failed is not None else place.offset)
 
     def _commit_awaited(self, consumer: Consumer, lanes: Iterable[Lane]) -> None:
         places = _positions(lanes, again=True)

@@ -19,8 +19,8 @@ __all__ = ["chaos"]
 
 HEARTBEAT_S = 1.0
 """Kafka: of the group's members; the session counts from the last one."""
-SLACK_S = 4.0
-"""From the moment the lanes are free to the first applied message, on a slow machine too."""
+SLACK_S = 10.0
+"""From the moment the lanes are free to the first applied message; it was 5 s on a machine that did other work too."""
 
 
 def take_over_s(chaos: Chaos, batch_messages: int, session_s: float, *, is_killed: bool) -> float:
@@ -66,9 +66,9 @@ def check_take_over(chaos: Chaos, batch_messages: int, session_s: float, *, is_k
         assert session_s / 3 < took_s < session_s + SLACK_S
 
 
-SCALED = [(100, 6.0), (3_000, 14.0)]
+SCALED = [(100, 14.0), (3_000, 14.0)]
 OWN = [(100, 30.0), (3_000, 60.0)]
-"""Most messages a batch, and the session time-out. None is within the bounds of the broker's default of 10 s."""
+"""Most messages a batch, and the session time-out: longer than the broker's default of 10 s, and than the slack."""
 
 
 @pytest.mark.row("S1.25", "S3.25")
@@ -81,7 +81,7 @@ def test_another_goes_on_after_the_session_of_a_killed_consumer_on_kafka_and_at_
 
 @pytest.mark.row("S1.25", "S3.25")
 def test_another_goes_on_after_the_session_or_the_heartbeats_of_a_consumer_that_fell_silent(chaos: Chaos) -> None:
-    check_take_over(chaos, 100, 6.0, is_killed=False)
+    check_take_over(chaos, *SCALED[0], is_killed=False)
 
 
 @pytest.mark.long
