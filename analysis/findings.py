@@ -374,15 +374,18 @@ def _naive(results: Sequence[Result]) -> list[str]:
     for strategy in dict.fromkeys(result.naive for result in results):
         runs = [result for result in results if result.naive == strategy]
         broke = [run for run in runs if run.word == "invalid"]
+        judged = [run for run in runs if run.word != "unknown"]
         what = sorted(
             {anomaly["name"] for run in broke for anomaly in run.verdict["anomalies"] if anomaly["forbidden"]}
         )
         names = ", ".join(strategy)
         if broke:
             said = f"broke its contract in {len(broke)} of {many(len(runs), 'run')} ({', '.join(what) or 'its books'})"
+        elif judged:
+            said = f"broke nothing in the {many(len(judged), 'run')} that could be judged"
         else:
-            judged = sum(run.word != "unknown" for run in runs)
-            said = f"broke nothing in the {many(judged, 'run')} that could be judged"
+            found.append(f"With {names} nothing can be told: none of {many(len(runs), 'run')} could be judged.")
+            continue
         found.append(f"With {names} the shop {said}.")
     return found
 

@@ -78,7 +78,8 @@ STRATEGIES = (
     # Two relays that send every row twice, one by one: at the scenario's own rate they never catch up.
     Factor("steady", ("publish_strategy=outbox-naive", "roles.relays=2", "load.rate_per_s=20"),
            shows=("duplicated_on_wire",), allows=("out_of_order",)),
-    Factor("kill-mid-publish", ("publish_strategy=outbox-naive", "relay.confirm=none"),
+    # At a fixed instant: who waits for no answer has no publish in flight that a fault could wait for.
+    Factor("kill-mid-publish", ("publish_strategy=outbox-naive", "relay.confirm=none", "faults=sigkill@10+2"),
            shows=("lost",), allows=("out_of_order",)),
 )  # fmt: skip
 """The ways people do it wrong, each under the fault that shows it (tests/system/test_ablation_table.py)."""

@@ -12,7 +12,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from benchmarks.calibration import work_per_s
 from benchmarks.in_flight import PublishesInFlight, dead_letters, in_flight_during, unknown_outcomes
 from benchmarks.scenario import Fault, Load, Scenario
 from faults.catalogue import FAULTS, Lab
@@ -94,11 +93,15 @@ def run_experiment(
     system: System,
     recorder: Recorder,
     folder: Path,
+    work_per_s: float,
     show: Callable[[Moment], None],
     sets: Sequence[str] = (),
 ) -> None:
-    """Fill `folder` with run.json, history/ and ledger/. Raises RunBroken or KeyboardInterrupt after doing so."""
-    run = _Run(scenario, broker, seed, system, recorder, folder, show, sets)
+    """Fill `folder` with run.json, history/ and ledger/. Raises RunBroken or KeyboardInterrupt after doing so.
+
+    `work_per_s`: how fast the machine was before anything of the run was started on it (`calibration`).
+    """
+    run = _Run(scenario, broker, seed, system, recorder, folder, work_per_s, show, sets)
     try:
         run.load()
         run.heal()
@@ -115,11 +118,11 @@ class _Run:
     system: System
     recorder: Recorder
     folder: Path
+    work_per_s: float
     show: Callable[[Moment], None]
     sets: Sequence[str]
     started_at: str = field(default_factory=lambda: time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()))
     start_ns: int = 0
-    work_per_s: float = 0.0
     struck: Sequence[Struck] = ()
     drained: bool = False
     drain_s: float = 0.0
@@ -127,7 +130,6 @@ class _Run:
     def load(self) -> None:
         load = self.scenario.load
         self.show(Moment("start", 15))
-        self.work_per_s = work_per_s()
         self.system.start()
         self.start_ns = time.time_ns() + int((driver_start_s(load) + load.warm_up_s) * 1e9)
         self.system.start_driver({"load": load.model_dump(), "seed": self.seed, "start_ns": self.start_ns})

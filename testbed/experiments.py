@@ -16,6 +16,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 
 from analysis.verdict import Verdict, write_verdict
+from benchmarks.calibration import work_per_s
 from benchmarks.phases import Moment, RunBroken, run_experiment
 from benchmarks.scenario import STRUCK, Fault, Scenario, ScenarioError, changed, load_scenario, names, place
 from faults.catalogue import FAULTS
@@ -207,12 +208,16 @@ def run_once(
     folder.mkdir(parents=True, exist_ok=True)
     show = board.follow(f"{scenario.name} on {settings.broker}", scenario.load.warm_up_s + scenario.load.duration_s)
     try:
+        # Before the services: a broker that has just begun to listen is still busy with its own start.
+        machine_work_per_s = work_per_s()
         show(Moment("start", 20, "services"))
         with home() as inside, services_of(scenario, settings.broker, inside, provider) as (running, proxy):
             recorder = Recorder(folder / "history", "parent")
             lab = LABS[scenario.load.level](running, settings, scenario, folder, recorder, proxy)
             try:
-                run_experiment(scenario, settings.broker, settings.seed, lab, recorder, folder, show, sets)
+                run_experiment(
+                    scenario, settings.broker, settings.seed, lab, recorder, folder, machine_work_per_s, show, sets
+                )
             except RunBroken as error:
                 console.print(f"[red]run broken:[/red] {escape(str(error))}")
             finally:

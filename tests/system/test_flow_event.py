@@ -9,7 +9,7 @@ from dataclasses import replace
 from decimal import Decimal
 from functools import partial
 from pathlib import Path
-from statistics import median
+from statistics import quantiles
 from threading import Event
 from time import monotonic, sleep
 
@@ -33,7 +33,7 @@ TAKES_S = {service.name: service.takes_s for service in FIVE}
 IN_TURN_S = sum(TAKES_S.values())
 SIXTH = "gift-service"
 BODY = {"items": [{"productId": 1, "quantity": 1, "price": 100.00}]}
-ORDERS = 3
+ORDERS = 10
 BROKERS = ("kafka", "rabbitmq")
 
 
@@ -124,8 +124,12 @@ def test_an_order_is_answered_before_the_five_react_and_the_mail_follows_when_it
             gate.set()
         shop.wait(lambda: done_by_the_five(shop, world) == all_)
         # What the answer no longer takes is not gone: the fifth effect comes that much later.
-        assert median(took_s) < IN_TURN_S
-        assert monotonic() - opened_s >= max(TAKES_S.values())
+        fifth_s = monotonic() - opened_s
+        p50_s, p99_s = (quantiles(took_s, n=100, method="inclusive")[at] for at in (49, 98))
+        print(f"{broker}: answer p50 {1000 * p50_s:.0f} ms, p99 {1000 * p99_s:.0f} ms, in turn {1000 * IN_TURN_S:.0f}; "
+              f"the fifth effect of {ORDERS} orders after {fifth_s:.1f} s")  # fmt: skip
+        assert p50_s < IN_TURN_S / 2
+        assert fifth_s >= max(TAKES_S.values())
 
         shop.wait(lambda: owes_nothing(shop))
         world.world.change(Behaviours(mails=Behaviour(failure_ratio=1.0)))

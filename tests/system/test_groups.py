@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from statistics import quantiles
 from typing import Any
 
 import pytest
@@ -207,6 +208,33 @@ def test_an_order_is_one_notification_of_its_customer_soon_after_the_answer(
         assert "200.00" in own["message"]
         assert [one["type"] for one in told(event.customer_id)] == ["ORDER_CREATED"]
         assert [call.body["text"] for call in world.done("pushes") if call.body["to"] == "reader-1"] == [own["message"]]
+
+
+@pytest.mark.row("S2.9")
+@pytest.mark.parametrize("broker", BROKERS)
+def test_a_hundred_customers_are_told_in_seconds_whatever_their_order_had_to_wait_for(
+    request: pytest.FixtureRequest, broker: str, database: str, tmp_path: Path
+) -> None:
+    world = RecordedWorld(tmp_path / "calls.ndjson")
+    with shop_on(settings_for(request, broker, database), [AWAY], world) as shop, api_of(shop) as url:
+        body = {"items": [{"productId": 1, "quantity": 1}]}
+
+        def told() -> int:
+            return number(shop, "SELECT count(*) FROM notification WHERE type = 'ORDER_CREATED'")
+
+        # Its orders come once the group has joined and was told of one.
+        call(shop, "POST", f"{url}/api/orders", "early-1", json=body)
+        shop.wait(lambda: told() == 1)
+        for customer in range(ORDERS):
+            call(shop, "POST", f"{url}/api/orders", f"reader-{customer}", json=body)
+        shop.wait(lambda: told() == 1 + ORDERS)
+        waited_s = shop.rows(
+            "SELECT extract(epoch FROM n.created_at - e.occurred_at) FROM notification n JOIN event e"
+            " ON CAST(e.event_id AS text) = n.event_id WHERE n.type = 'ORDER_CREATED' AND n.customer_id <> 'early-1'"
+        )
+        p50_s, p99_s = (quantiles([float(each) for (each,) in waited_s], n=100)[at] for at in (49, 98))
+        print(f"{broker}: from order to notification: p50 {1000 * p50_s:.0f} ms, p99 {1000 * p99_s:.0f} ms")
+        assert 0 < p50_s < p99_s < SOON_S
 
 
 @pytest.mark.row("S4.2", "S4.3", "S4.5", "S4.6", "S4.8")

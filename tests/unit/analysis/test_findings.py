@@ -132,6 +132,14 @@ def test_a_naive_variant_that_breaks_its_contract_is_not_the_shop_breaking_it() 
     assert not told([naive])[0].startswith("There is no run")
 
 
+def test_a_naive_variant_of_which_no_run_could_be_judged_is_not_said_to_break_nothing() -> None:
+    made = {"strategies": {"publish": "direct-after-commit", "consume": "inbox"}}
+    unknown = result("kafka", run=made, verdict="unknown", reasons=["the drain was cut short"])
+    text = told([result("kafka"), unknown])
+    assert text[1] == "With publish=direct-after-commit nothing can be told: none of 1 run could be judged."
+    assert "broke nothing" not in " ".join(text)
+
+
 def test_a_recovery_that_never_came_is_said_and_not_left_out_of_a_median() -> None:
     runs = [result("kafka", None, name="kafka/1"), result("rabbitmq")]
     assert "In kafka/1 no message that was sent after sigkill was seen confirmed and applied." in told(runs)

@@ -10,8 +10,10 @@ from typer.testing import CliRunner
 
 from benchmarks.scenario import Fault, Load, Roles, ScenarioError, names
 from faults.catalogue import FAULTS
+from servers.lifecycle import ServerFailed
+from testbed import experiments
 from testbed.cli import application
-from testbed.experiments import prepare
+from testbed.experiments import Board, prepare, run_once
 from testbed.settings import SettingError
 
 ROOT = Path(__file__).parents[3]
@@ -135,3 +137,24 @@ with could_not_run():
         process.send_signal(number)
         assert process.stdout.read().startswith("all stopped\nstopped; what was measured so far is kept")
     assert process.returncode != -number
+
+
+def test_the_machine_is_measured_before_anything_of_the_run_is_started_on_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """RabbitMQ is busy for seconds after it listens: measured beside that, a third of the machine seemed to be gone."""
+    did: list[str] = []
+
+    def measured() -> float:
+        did.append("measured")
+        return 190.0
+
+    def started(*_: object) -> None:
+        did.append("started")
+        raise ServerFailed("enough")
+
+    monkeypatch.setattr(experiments, "work_per_s", measured)
+    monkeypatch.setattr(experiments, "services_of", started)
+    with pytest.raises(ServerFailed, match="enough"), Board() as board:
+        run_once(*prepare("steady", "rabbitmq", 1, []), tmp_path / "run", "auto", board)
+    assert did == ["measured", "started"]
