@@ -52,7 +52,7 @@ def climb(broker: str, folder: Path, steps: Sequence[Step], *more: str) -> tuple
 def test_the_outbox_ends_the_loss_and_the_inbox_the_doubles_and_the_page_says_which_lesson_that_supports(
     broker: str, tmp_path: Path
 ) -> None:
-    _, words = climb(broker, tmp_path, STEPS[:3], "load.warm_up_s=2", "load.duration_s=18", "drain_s=300")
+    _, words = climb(broker, tmp_path, STEPS[:3], "load.warm_up_s=2", "load.duration_s=18")
     assert words["The transaction's boundary decides"] == "supported"
     assert words["Improve step by step"] == "not measured yet"
 
