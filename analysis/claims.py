@@ -9,7 +9,7 @@ from itertools import product
 from typing import NamedTuple
 
 from analysis.estimates import median_of_known
-from analysis.findings import Result, conclusive, figure, many, on
+from analysis.findings import BROKERS, Result, conclusive, figure, many, on
 from analysis.ladder import cost_and_side
 
 Look = Callable[[Sequence[Result]], list[str]]
@@ -91,7 +91,7 @@ def overall(which: Which, *counts: str) -> Look:
         return [
             f"{broker}: {', '.join(f'{name} {_sum(runs, name):,}' for name in counts)} "
             f"of {_sum(runs, 'committed'):,} committed ({many(len(runs), 'run')})"
-            for broker in ("kafka", "rabbitmq")
+            for broker in BROKERS
             if (runs := [run for run in on(results, broker) if which(run)])
         ]
 
@@ -123,7 +123,7 @@ def back_after(*faults: str) -> Look:
     def look(results: Sequence[Result]) -> list[str]:
         found = []
         for fault in faults:
-            for broker in ("kafka", "rabbitmq"):
+            for broker in BROKERS:
                 runs = [r for r in on(results, broker) if default_in()(r) and fault in r.verdict["recovery_s"]]
                 values = [run.verdict["recovery_s"][fault] for run in runs]
                 if values:
@@ -142,7 +142,7 @@ def highest_rate(results: Sequence[Result]) -> list[str]:
     """
     found = []
     levels = (("steady", "", "orders"), ("broker-steady", ", the driver alone", "messages"))
-    for (scenario, how, what), broker in product(levels, ("kafka", "rabbitmq")):
+    for (scenario, how, what), broker in product(levels, BROKERS):
         runs = [
             run for run in on(results, broker)
             if run.run.scenario == scenario and not run.naive and run.run.schedule.rate_per_s

@@ -305,9 +305,7 @@ def answer(results: Sequence[Result], rows: Sequence[Compared]) -> list[str]:
     sentences += _never_recovered([result for result in results if not result.naive])
     sure = [row for row in rows if row.estimate is not None]
     if sure:
-        lower = {
-            broker: sum(row.difference == f"{broker} is lower" for row in sure) for broker in ("kafka", "rabbitmq")
-        }
+        lower = {broker: sum(row.difference == f"{broker} is lower" for row in sure) for broker in BROKERS}
         none_shown = sum(row.difference == "no difference shown" for row in sure)
         sentences.append(
             f"Of {many(len(sure), 'figure')} with an interval, kafka is lower in {lower['kafka']} and rabbitmq in "
@@ -379,14 +377,14 @@ def _naive(results: Sequence[Result]) -> list[str]:
             {anomaly["name"] for run in broke for anomaly in run.verdict["anomalies"] if anomaly["forbidden"]}
         )
         names = ", ".join(strategy)
+        of = many(len(runs), "run")
         if broke:
-            said = f"broke its contract in {len(broke)} of {many(len(runs), 'run')} ({', '.join(what) or 'its books'})"
+            said = f"the shop broke its contract in {len(broke)} of {of} ({', '.join(what) or 'its books'})"
         elif judged:
-            said = f"broke nothing in the {many(len(judged), 'run')} that could be judged"
+            said = f"the shop broke nothing in the {many(len(judged), 'run')} that could be judged"
         else:
-            found.append(f"With {names} nothing can be told: none of {many(len(runs), 'run')} could be judged.")
-            continue
-        found.append(f"With {names} the shop {said}.")
+            said = f"nothing can be told: none of {of} could be judged"
+        found.append(f"With {names} {said}.")
     return found
 
 

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from analysis.findings import figure
+from analysis.findings import BROKERS, figure
 
 ROOT = Path(__file__).resolve().parents[1]
 SAMPLE = ROOT / "reports" / "sample" / "report.json"
@@ -20,8 +20,7 @@ ROWS = 8
 def block(report: dict[str, Any]) -> str:
     """What was measured, with every caution that the report opens with: no figure without its doubt."""
     runs = report["runs"]
-    brokers = ("kafka", "rabbitmq")
-    versions = {name: run["versions"][name] for run in runs for name in brokers if name in run["versions"]}
+    versions = {name: run["versions"][name] for run in runs for name in BROKERS if name in run["versions"]}
     machine = runs[0]["machine"]
     gib = machine["memory_bytes"] / 2**30
     lines = [
@@ -40,7 +39,7 @@ def block(report: dict[str, Any]) -> str:
             "|---|---|---:|---:|---|",
         ]
         for row in rows:
-            kafka, rabbitmq = (f"{figure(row[broker])} {row['unit']}" for broker in brokers)
+            kafka, rabbitmq = (f"{figure(row[broker])} {row['unit']}" for broker in BROKERS)
             lines.append(f"| {row['case']} | {row['what']} | {kafka} | {rabbitmq} | {row['difference']} |")
     if report["cautions"]:
         lines += ["", "What weakens it:", "", *(f"- {caution}" for caution in report["cautions"])]

@@ -335,14 +335,16 @@ class KafkaSubscriber:
         """
         for place in places:
             failed = error or place.error
+            lane = self._lanes.get((place.topic, place.partition))
+            if lane is None:
+                continue
+            if failed is None and place.offset >= lane.answered:
+                lane.answered = place.offset
+                continue
+            lane.committed = None
+            self._moved.add(lane)
             if failed is not None and failed.code() in SILENCE:
                 self._connection.on_error(failed)
-            if (lane := self._lanes.get((place.topic, place.partition))) is None:
-                continue
-            if failed is not None or place.offset < lane.answered:
-                lane.committed = None
-                self._moved.add(lane)
-            lane.answered = max(lane.answered, 0 if failed is not None else place.offset)
 
     def _commit_awaited(self, consumer: Consumer, lanes: Iterable[Lane]) -> None:
         places = _positions(lanes, again=True)

@@ -102,8 +102,7 @@ def in_transaction(engine: Engine, work: Callable[[Connection], T], tries: int =
 
 def lacks_table(error: BaseException) -> bool:
     """Whether a statement named a table that is not there: the schema was never made in this database."""
-    cause = error.orig if isinstance(error, DBAPIError) else error
-    return isinstance(cause, psycopg.errors.UndefinedTable)
+    return isinstance(_cause(error), psycopg.errors.UndefinedTable)
 
 
 def is_transient(error: DBAPIError) -> bool:
@@ -120,7 +119,7 @@ def is_away(error: BaseException) -> bool:
     """The database does not answer, or not this for now: the same may go well a moment later, as it stands."""
     if isinstance(error, PoolTimeout):
         return True
-    cause = error.orig if isinstance(error, DBAPIError) else error
+    cause = _cause(error)
     # psycopg has no state where it never got an answer: the connection was refused, or was lost.
     unanswered = isinstance(cause, psycopg.OperationalError | psycopg.InterfaceError) and cause.sqlstate is None
     return unanswered or has_state(error, _AWAY)
@@ -128,5 +127,10 @@ def is_away(error: BaseException) -> bool:
 
 def has_state(error: BaseException, states: tuple[str, ...]) -> bool:
     """Whether the database gave it an SQLSTATE that begins so."""
-    cause = error.orig if isinstance(error, DBAPIError) else error
+    cause = _cause(error)
     return isinstance(cause, psycopg.Error) and (cause.sqlstate or "").startswith(states)
+
+
+def _cause(error: BaseException) -> BaseException | None:
+    """The driver's own error."""
+    return error.orig if isinstance(error, DBAPIError) else error

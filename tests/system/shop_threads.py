@@ -4,7 +4,7 @@ import secrets
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from time import monotonic, sleep
 from typing import Any
@@ -12,7 +12,7 @@ from uuid import UUID
 
 import orjson
 import pytest
-from sqlalchemy import text
+from sqlalchemy import Connection, text
 
 from core.commands.catalogue import seed_catalogue
 from core.commands.context import Context
@@ -20,10 +20,14 @@ from core.commands.orders import CreateOrder, cancel_order, create_order
 from core.domain.orders import Line
 from core.effects.gateway import Charge
 from core.effects.outside_world import OutsideWorld, SimulatedOutsideWorld
+from core.effects.table import GROUPS, Group
+from core.inbox.handlers import GroupHandler, HandlerResult
 from core.journey import NoProbe
+from core.messaging.envelope import Envelope
 from core.messaging.ports import Broker
 from core.queries.sagas import count_hung_sagas
 from core.storage.database import wait_for_database
+from core.storage.shop import ShopTables
 from testbed import roles, wiring
 from testbed.settings import Settings
 
@@ -50,6 +54,21 @@ class World(SimulatedOutsideWorld):
     def cancel(self, idempotency_key: str) -> None:
         self.cancels.append(idempotency_key)
         super().cancel(idempotency_key)
+
+
+def waiting(group: str, wait: Callable[[], object]) -> Group:
+    """The group as it is, but each call of its handler waits before its work."""
+
+    def made(shop: ShopTables) -> GroupHandler:
+        inner = GROUPS[group].handler(shop)
+
+        def handle(connection: Connection, envelopes: Sequence[Envelope]) -> HandlerResult:
+            wait()
+            return inner(connection, envelopes)
+
+        return handle
+
+    return replace(GROUPS[group], handler=made)
 
 
 @dataclass

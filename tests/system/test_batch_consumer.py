@@ -1,26 +1,24 @@
 """Consuming in batches, on every broker: what a batch really holds, how it is acked, and what its size is worth."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from time import monotonic, sleep
 
 import pytest
-from sqlalchemy import Connection
 
 from ablations.flow import FLOWS
 from core.commands.context import envelope_of, new_uuid7
 from core.domain.events import ProductViewed, Raised
-from core.effects.table import GROUPS, Group
-from core.inbox.handlers import GroupHandler, HandlerResult
+from core.effects.table import GROUPS
 from core.journey import NoProbe
 from core.messaging.envelope import Envelope
 from core.messaging.outcomes import Outcome
 from core.messaging.ports import Delivery, Failure, Subscriber
-from core.storage.shop import ShopTables
 from testbed import wiring
 from tests.mixed_orders import Traffic
-from tests.system.shop_threads import Shop, settings_for, shop_on
+from tests.system.shop_threads import Shop, settings_for, shop_on, waiting
 
 GROUP = "product-metrics"
 ROUNDS = {1: 60, 100: 1_000, 1_000: 4_000, 3_000: 9_000}
@@ -108,9 +106,10 @@ def test_a_pool_of_threads_is_quicker_than_one_by_one_and_breaks_the_order_of_ke
     request: pytest.FixtureRequest, broker: str, database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """More members, the other way to more rate, are in tests/contract/test_behaviours.py."""
-    monkeypatch.setitem(FLOWS, "saga", {**GROUPS, "notification-service": waiting("notification-service")})  # type: ignore[arg-type]
     group, found = "notification-service", dict[str, tuple[int, int]]()
     one_by_one, a_pool, a_batch = {"batch": 1}, {"batch": 100, "consumer_workers": 8}, {"batch": 100}
+    # As for a slow neighbour: what threads are good for.
+    monkeypatch.setitem(FLOWS, "saga", {**GROUPS, group: waiting(group, partial(sleep, WAITS_S))})  # type: ignore[arg-type]
     with shop_on(settings_for(request, broker, database, groups=group), []) as shop:
         publisher, subscriber = shop.broker.publisher(), shop.broker.subscriber(group, PREFETCH)
         traffic = Traffic(seed=1)
@@ -129,21 +128,6 @@ def test_a_pool_of_threads_is_quicker_than_one_by_one_and_breaks_the_order_of_ke
     assert (found["one by one"][1], found["a batch"][1]) == (0, 0)
     assert found["a pool"][1] > 0
     assert found["one by one"][0] < found["a pool"][0] < found["a batch"][0]
-
-
-def waiting(group: str) -> Group:
-    """The group as it is, but each call of its handler waits too, as for a neighbour: what threads are good for."""
-
-    def made(shop: ShopTables) -> GroupHandler:
-        inner = GROUPS[group].handler(shop)
-
-        def handle(connection: Connection, envelopes: Sequence[Envelope]) -> HandlerResult:
-            sleep(WAITS_S)
-            return inner(connection, envelopes)
-
-        return handle
-
-    return replace(GROUPS[group], handler=made)
 
 
 def out_of_order(shop: Shop, group: str, published: Sequence[Envelope]) -> int:

@@ -5,7 +5,6 @@ is there. A sixth group reacts too, without a line changed in what takes orders.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from decimal import Decimal
 from functools import partial
 from pathlib import Path
@@ -14,7 +13,6 @@ from threading import Event
 from time import monotonic, sleep
 
 import pytest
-from sqlalchemy import Connection
 
 from ablations.flow import FLOWS
 from ablations.flow.sync import FIVE
@@ -22,11 +20,10 @@ from core.effects.gateway import Charge
 from core.effects.outside_world import Delivery, OutsideError, Service
 from core.effects.table import GROUPS, Group
 from core.inbox.handlers import GroupHandler, HandlerResult
-from core.messaging.envelope import Envelope
 from core.storage.shop import ShopTables
 from servers.outside_world.behaviour import Behaviour, Behaviours
 from tests.recorded_world import RecordedWorld
-from tests.system.shop_threads import STOCK_EACH, Shop, settings_for, shop_on
+from tests.system.shop_threads import STOCK_EACH, Shop, settings_for, shop_on, waiting
 from tests.system.test_groups import api_of, call, number, owes_nothing
 
 TAKES_S = {service.name: service.takes_s for service in FIVE}
@@ -58,21 +55,6 @@ def work(gate: Event, takes_s: float) -> None:
     sleep(takes_s)
 
 
-def slow(group: str, gate: Event, takes_s: float) -> Group:
-    """The group as it is, its handler behind the gate."""
-
-    def made(shop: ShopTables) -> GroupHandler:
-        inner = GROUPS[group].handler(shop)
-
-        def handle(connection: Connection, envelopes: Sequence[Envelope]) -> HandlerResult:
-            work(gate, takes_s)
-            return inner(connection, envelopes)
-
-        return handle
-
-    return replace(GROUPS[group], handler=made)
-
-
 def give_gifts(shop: ShopTables) -> GroupHandler:
     return lambda connection, envelopes: HandlerResult(["gift_given"] * len(envelopes))
 
@@ -81,8 +63,8 @@ def give_gifts(shop: ShopTables) -> GroupHandler:
 def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[Event]:
     gate = Event()
     slowed = {
-        "inventory-service": slow("inventory-service", gate, TAKES_S["stock"]),
-        "analytics-service": slow("analytics-service", gate, TAKES_S["analytics"]),
+        "inventory-service": waiting("inventory-service", partial(work, gate, TAKES_S["stock"])),
+        "analytics-service": waiting("analytics-service", partial(work, gate, TAKES_S["analytics"])),
         SIXTH: Group(frozenset({"OrderCreated"}), give_gifts, 100),
     }
     monkeypatch.setitem(FLOWS, "saga", {**GROUPS, **slowed})  # type: ignore[arg-type]
