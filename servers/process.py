@@ -156,7 +156,8 @@ class ProcessServer(ABC):
     """
 
     port_names: tuple[str, ...] = ("port",)
-    start_timeout_s = 60.0
+    start_timeout_s = 180.0
+    """One that ends while it starts is told at once: only a very busy machine waits as long."""
     stop_timeout_s = 30.0
     stop_signal = signal.SIGTERM
     stops_children_too = False

@@ -1,8 +1,8 @@
 """Real services for the tests: started on first use, once a test process, ended with it (also on Ctrl-C).
 
 With several test processes (pytest-xdist) each has services of its own. What shares a set-up stays in one process: a
-file and the broker (in the contract suite: its profile) that its parameters name. The long ones go first, so that no
-process works alone at the end.
+file and the broker (in the contract suite: its profile) that its parameters name. Whole runs under load stay in one:
+two at once are more than two cores carry. The long ones go first, so that no process works alone at the end.
 """
 
 import os
@@ -27,10 +27,16 @@ from tests.matrix import Matrix
 # Tests wait for Kafka to start some sixty times: without its second compiler it starts with half the processor time.
 os.environ.setdefault("JAVA_TOOL_OPTIONS", "-XX:TieredStopAtLevel=1")
 
-LONGEST = (
-    "tests/system/test_long_runs.py",
+WHOLE_RUNS = (
     "tests/system/test_runs.py",
     "tests/system/test_ablation_table.py",
+    "tests/system/test_ladder.py",
+    "tests/system/test_load_levels.py",
+    "tests/system/test_locust_page.py",
+)
+LONGEST = (
+    "tests/system/test_long_runs.py",
+    *WHOLE_RUNS,
     "tests/contract/test_behaviours.py",
     "tests/chaos/",
 )
@@ -58,6 +64,8 @@ class BySetUp(LoadScopeScheduling):
         if file.endswith("test_long_runs.py"):
             # Each starts services of its own: nothing is shared, and half an hour must not wait behind another.
             return nodeid
+        if file in WHOLE_RUNS:
+            return "whole runs"
         parameters = name.partition("[")[2]
         named = [profile for profile in (*PROFILES, "rabbitmq") if profile in parameters]
         return f"{file} {max(named, key=len, default='')}"

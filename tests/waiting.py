@@ -11,7 +11,7 @@ from core.messaging.ports import Admin
 T = TypeVar("T")
 
 
-def until(read: Callable[[], T], timeout_s: float = 60.0) -> T:
+def until(read: Callable[[], T], timeout_s: float = 120.0) -> T:
     """What `read` returns, as soon as that is true; after `timeout_s` it fails with the line that waited."""
     give_up_at = monotonic() + timeout_s
     while not (found := read()):

@@ -21,6 +21,7 @@ from tests.system.role_processes import Roles, prepared_roles
 from tests.waiting import until
 
 LOST_AFTER_S = 2
+WAIT_S = 180
 GROUPS = "product-metrics,read-model"
 
 
@@ -44,7 +45,7 @@ def locust(roles: Roles, tmp_path: Path) -> Iterator[str]:
         "-f",
         str(ROOT / "benchmarks" / "locustfile.py"),
         "--rate-per-user",
-        "30",
+        "10",
     ]
     command += [
         "--web-host",
@@ -75,8 +76,8 @@ def locust(roles: Roles, tmp_path: Path) -> Iterator[str]:
             return False
 
     try:
-        until(answers, 60)
-        until(lambda: all(roles.answers(role) for role in roles.processes), 60)
+        until(answers, WAIT_S)
+        until(lambda: all(roles.answers(role) for role in roles.processes), WAIT_S)
         requests.post(f"{url}/swarm", data={"user_count": 2, "spawn_rate": 2}, timeout=20).raise_for_status()
         yield url
     finally:
@@ -91,7 +92,7 @@ def page() -> Iterator[Page]:
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
         page = browser.new_page()
-        page.set_default_timeout(60_000)
+        page.set_default_timeout(1_000 * WAIT_S)
         yield page
         browser.close()
 
@@ -117,18 +118,18 @@ def test_the_tab_messages_shows_outbox_lag_and_loss_as_they_truly_are(roles: Rol
     page.goto(locust)
     page.get_by_role("tab", name="Messages").click()
     broker = page.locator('#messages [data-figure="broker"] .value')
-    until(lambda: broker.inner_text() == "rabbitmq", 60)
-    until(lambda: shown(page, "acknowledged") > 20, 60)
-    until(lambda: shown(page, "lag", "read-model") >= 0 and shown(page, "lag", "product-metrics") >= 0, 60)
+    until(lambda: broker.inner_text() == "rabbitmq", WAIT_S)
+    until(lambda: shown(page, "acknowledged") > 20, WAIT_S)
+    until(lambda: shown(page, "lag", "read-model") >= 0 and shown(page, "lag", "product-metrics") >= 0, WAIT_S)
     assert shown(page, "unstored") == 0
     assert shown(page, "lost") <= 0
 
     # Without a relay the outbox fills, and nothing reaches the groups.
     roles.processes["relay"].send_signal(signal.SIGSTOP)
-    until(lambda: shown(page, "depth") > 60, 60)
+    until(lambda: shown(page, "depth") > 60, WAIT_S)
     requests.post(f"{locust}/stop", timeout=20).raise_for_status()
-    until(lambda: shown(page, "depth") == count("SELECT count(*) FROM pending"), 60)
-    until(lambda: shown(page, "acknowledged") == count("SELECT count(*) FROM orders"), 60)
+    until(lambda: shown(page, "depth") == count("SELECT count(*) FROM pending"), WAIT_S)
+    until(lambda: shown(page, "acknowledged") == count("SELECT count(*) FROM orders"), WAIT_S)
     assert shown(page, "age") > 0
 
     # Views that vanish from the outbox were promised to product-metrics and to no other group. The newest: the oldest
@@ -138,20 +139,20 @@ def test_the_tab_messages_shows_outbox_lag_and_loss_as_they_truly_are(roles: Rol
         "WHERE event_type = 'ProductViewed' ORDER BY id DESC LIMIT 7)"
     )
     assert lost == 7
-    until(lambda: shown(page, "lost") == 7, 60)
+    until(lambda: shown(page, "lost") == 7, WAIT_S)
     assert shown(page, "overdue", "read-model") == 0
     assert shown(page, "waiting", "read-model") > 0
 
     roles.processes["relay"].send_signal(signal.SIGCONT)
-    until(lambda: shown(page, "depth") == 0, 60)
-    until(lambda: shown(page, "waiting", "read-model") == 0, 60)
-    until(lambda: shown(page, "waiting", "product-metrics") == 7, 60)
+    until(lambda: shown(page, "depth") == 0, WAIT_S)
+    until(lambda: shown(page, "waiting", "read-model") == 0, WAIT_S)
+    until(lambda: shown(page, "waiting", "product-metrics") == 7, WAIT_S)
     # RabbitMQ tells what a group has not acked some seconds late; till then at least none is lost.
-    until(lambda: shown(page, "lost", "product-metrics") == 7, 60)
+    until(lambda: shown(page, "lost", "product-metrics") == 7, WAIT_S)
 
     page.get_by_role("tab", name="Statistics").click()
     page.locator("#messages").wait_for(state="hidden")
     page.goto(f"{locust}/messages/")
-    until(lambda: page.locator('#messages [data-figure="lost"] .value').inner_text() == "7", 60)
+    until(lambda: page.locator('#messages [data-figure="lost"] .value').inner_text() == "7", WAIT_S)
     assert complaints == []
     engine.dispose()
