@@ -35,7 +35,7 @@ console = Console(highlight=False)
 progress_console = Console(stderr=True)
 dlq = typer.Typer(no_args_is_help=True, help="Dead letters, and keys that the relay parked.")
 
-Topic = Annotated[str, typer.Option("--topic", help="Only letters of this topic.")]
+Topic = Annotated[str, typer.Option("--topic", help="Only letters of this topic, also by an older name.")]
 Group = Annotated[str, typer.Option("--group", help="Only letters of this consumer group.")]
 Limit = Annotated[int, typer.Option(min=1, help="At most so many, oldest first.")]
 Parked = Annotated[bool, typer.Option("--parked", help="Keys that the relay parked, instead of letters.")]
@@ -99,8 +99,9 @@ def list_them(
             columns: tuple[str, ...] = ("key", "event_type", "attempts", "waiting_events", "parked_at", "reason")
         else:
             engine, tables = at.database.engine, at.database.messaging
-            _known_places(at, topic, group)
-            letters = list_letters(engine, tables, topic or None, group or None, limit, with_redone=with_redone)
+            of_topic = at.operations.topic_of(topic) if topic else None
+            of_group = _known_group(at, group) if group else None
+            letters = list_letters(engine, tables, of_topic, of_group, limit, with_redone=with_redone)
             names = ("id", "topic", "consumer_group", "event_type", "event_id", "key", "attempts", "last_failed_at")
             rows = [{name: row[name] for name in (*names, "redone_at", "reason")} for row in letters]
             columns = ("id", "topic", "consumer_group", "event_type", "key", "attempts", "last_failed_at", "reason")
@@ -308,15 +309,12 @@ def _event_id(text: str) -> None:
         raise typer.BadParameter(f"--event {text}: use an event id as `testbed trace` shows it, a UUID") from error
 
 
-def _known_places(at: OnCall, topic: str, group: str) -> None:
-    """A letter may be of a group or topic that this code has no more; what neither knows is a slip of the pen."""
-    topics, groups = places_of_letters(at.database.engine, at.database.messaging)
-    for option, word, known in (
-        ("--topic", topic, topics.union(at.broker.topology.topics)),
-        ("--group", group, groups.union(wiring.groups(at.settings))),
-    ):
-        if word and word not in known:
-            raise CannotDo(f"{option} {word}: there is none of that name; use one of {', '.join(sorted(known))}")
+def _known_group(at: OnCall, group: str) -> str:
+    """A letter may be of a group that this code has no more; what neither knows is a slip of the pen."""
+    known = places_of_letters(at.database.engine, at.database.messaging)[1].union(wiring.groups(at.settings))
+    if group not in known:
+        raise CannotDo(f"no consumer group {group!r}; use one of {', '.join(sorted(known))}")
+    return group
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from core.api.problems import CannotDo
 from core.commands.context import Context
 from core.commands.payments import tell_untold
-from core.inbox.dead_letters import Answer, Redone, redo, redo_all
+from core.inbox.dead_letters import Answer, Redone, places_of_letters, redo, redo_all
 from core.inbox.replay import Replay, forget, replay
 from core.journey import Probe
 from core.messaging.errors import NotCapable
@@ -40,8 +40,9 @@ class ShopOperations:
         """Each letter in a transaction of its own, oldest first; what is still broken stays with its new reason."""
         if group is not None:
             self._known(group)
+        topic = None if stream is None else self.topic_of(stream)
         engine, tables = self._database.engine, self._database.messaging
-        return self._told(redo_all(engine, tables, self._setups, stream, group, limit, self._probe))
+        return self._told(redo_all(engine, tables, self._setups, topic, group, limit, self._probe))
 
     def retry_these(self, letters: Sequence[int]) -> dict[str, Any]:
         """Raises CannotRedo for a letter that is not there: those before it are redone."""
@@ -170,6 +171,18 @@ class ShopOperations:
                 "Name event ids or an instant: then what it never applied is applied"
             )
         return own_tables(self._database.shop)
+
+    def topic_of(self, name: str) -> str:
+        """The topic meant, as `Topology.topic_of` reads a name, or one that only letters still know.
+
+        Raises CannotDo: what neither knows is a slip of the pen, which would find nothing without a word.
+        """
+        kept, _ = places_of_letters(self._database.engine, self._database.messaging)
+        topology = self._broker.topology
+        topic = name if name in kept else topology.topic_of(name)
+        if topic is None:
+            raise CannotDo(f"no topic {name!r}; use one of {', '.join(sorted(kept.union(topology.topics)))}")
+        return topic
 
     def _known(self, group: str) -> None:
         if group not in self._groups:

@@ -52,7 +52,7 @@ class Operations(Protocol):
 
 
 class RetryRequest(Sent):
-    stream: Word | None = Field(default="ticket-applied", description="A topic; null: all topics.")
+    stream: Word | None = Field(default="ticket-applied", description="A topic, also by an older name; null: all.")
     group: Word | None = Field(default=None, description="Null: all groups.", examples=["email-service"])
     limit: int = Field(default=100, ge=1, le=MAX_LIMIT, strict=True, description="Letters at most, oldest first.")
 

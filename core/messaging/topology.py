@@ -3,6 +3,7 @@
 Adapters derive everything from it: Kafka topics and partitions; RabbitMQ exchanges, queues and bindings.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -41,6 +42,21 @@ class Topology:
     def topics(self) -> tuple[str, ...]:
         return tuple(sorted({route.topic for route in self.routes.values()} | self.extra_topics))
 
+    def topic_of(self, name: str) -> str | None:
+        """The topic that a name means, whatever its dots, dashes and capitals; None: none of ours.
+
+        A topic's own name, with a prefix or the suffix of its dead letters; an event type or its key, by which systems
+        with a topic for each type name it (`ordercreated`, `marketplace.order.created`).
+        """
+        words = _words(name)
+        if words and words[-1] in ("dlq", "dlt"):
+            words.pop()
+        known = {
+            "".join(_words(key)): route.topic for name, route in self.routes.items() for key in (name, route.event_key)
+        } | {"".join(_words(topic)): topic for topic in self.topics}
+        ends = ("".join(words[first:]) for first in range(len(words)))
+        return next((known[end] for end in ends if end in known), None)
+
     def types_of(self, topic: str) -> tuple[str, ...]:
         return tuple(sorted(name for name, route in self.routes.items() if route.topic == topic))
 
@@ -73,3 +89,7 @@ class Topology:
                 raise UnroutedType(name, "has no consumer group; subscribe one or remove its route")
         for name in sorted(taken - self.routes.keys()):
             raise UnroutedType(name, "is subscribed but has no route; add it to the routing table")
+
+
+def _words(name: str) -> list[str]:
+    return [word for word in re.split(r"[^a-z0-9]+", name.lower()) if word]

@@ -69,8 +69,9 @@ def test_a_database_without_the_shops_tables_is_named_with_what_makes_them(
         (["replay", "product-metrics", "--event", "nope"], "--event nope: use an event id as `testbed trace` shows it"),
         (["audit", "--since", "0001-01-01T00:00:00+14:00"], "use an instant from 1970-01-01 to 9999-01-01"),
         (["repair", "--since", "9999-12-31T23:59:59-14:00"], "use an instant from 1970-01-01 to 9999-01-01"),
-        (["dlq", "list", "--group", "emial-service"], "--group emial-service: there is none of that name; use one of"),
-        (["dlq", "list", "--topic", "oder-events"], "--topic oder-events: there is none of that name; use one of"),
+        (["dlq", "list", "--group", "emial-service"], "no consumer group 'emial-service'; use one of"),
+        (["dlq", "list", "--topic", "oder-events"], "no topic 'oder-events'; use one of catalog-events"),
+        (["dlq", "retry", "--topic", "oder-events"], "no topic 'oder-events'; use one of catalog-events"),
     ],
 )
 def test_a_wrong_argument_is_refused_with_what_is_allowed(

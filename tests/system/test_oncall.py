@@ -51,6 +51,9 @@ def test_a_hundred_letters_are_redone_once_the_cause_is_mended_and_a_second_call
     shop.write("ALTER TABLE product_metrics DROP CONSTRAINT broken")
     elsewhere = shop.call("POST", "/admin/retry-dlq", admin=True, json={"group": "product-metrics"}).json()
     assert (elsewhere["redone"], elsewhere["left"]) == (0, 100), "the default is the stream ticket-applied"
+    slip = shop.call("POST", "/admin/retry-dlq", admin=True, json={**ask, "stream": "catalogue-events"})
+    assert "no topic 'catalogue-events'; use one of catalog-events, " in problem_of(slip, 409)["detail"]
+    ask = {**ask, "stream": "marketplace.like.changed"}
     first = shop.call("POST", "/admin/retry-dlq", admin=True, json=ask).json()
     second = shop.call("POST", "/admin/retry-dlq", admin=True, json=ask).json()
     assert (first["redone"], first["left"]) == (100, 0)

@@ -30,3 +30,29 @@ def test_every_flow_takes_the_orders_that_are_made(flow: str) -> None:
     expected = "payment-service" if flow == "choreography_parallel" else "order-saga"
     assert expected in takers
     assert ("inventory-service" in takers) == (flow == "choreography_parallel")
+
+
+@pytest.mark.row("S0.14")
+@pytest.mark.parametrize(
+    ("name", "topic"),
+    [
+        ("order-events", "order-events"),
+        ("order.events.dlq", "order-events"),
+        ("run_1f.order-events.DLQ", "order-events"),
+        ("marketplace.order.created", "order-events"),
+        ("marketplace.order.status-changed", "order-events"),
+        ("ordercreated", "order-events"),
+        ("OrderCreated", "order-events"),
+        ("order.created.DLT", "order-events"),
+        ("inventory.reserve", "order-commands"),
+        ("like-changed", "catalog-events"),
+        ("ticket-applied.DLQ", "ticket-applied"),
+        ("oder-events", None),
+        ("created", None),
+        ("border.created", None),
+        ("DLQ", None),
+        ("", None),
+    ],
+)
+def test_a_topic_is_found_by_the_names_that_other_systems_give_it(name: str, topic: str | None) -> None:
+    assert topology().topic_of(name) == topic
