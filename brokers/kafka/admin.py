@@ -28,7 +28,7 @@ from brokers.kafka.config import KafkaConfig
 from brokers.kafka.errors import SILENCE, GroupBusy, error_of, quiet_logger, translated
 from brokers.kafka.reading import read_record
 from brokers.kafka.topology import READY_TOPIC, broker_topic, declared_topics, group_id, groups
-from core.messaging.errors import BrokerUnavailable, TopologyMismatch
+from core.messaging.errors import BrokerError, BrokerUnavailable, TopologyMismatch
 from core.messaging.ports import Delivery, Lag
 from core.messaging.topology import Topology
 
@@ -91,6 +91,15 @@ class KafkaAdmin:
             raise BrokerUnavailable("Kafka", self._config.bootstrap_servers, timeout_s, said)
 
     def lag(self, group: str) -> Mapping[str, Lag]:
+        try:
+            return self._lag(group)
+        except BrokerError:
+            # Seen once after the broker had stood still for 8 s: for 80 s the same clients answered each question with
+            # an error at once, while everyone else worked. Fresh ones ask next time.
+            self.close()
+            raise
+
+    def _lag(self, group: str) -> Mapping[str, Lag]:
         topics = {broker_topic(self._topology, topic): topic for topic in self._topology.topics_of(group)}
         places = self._places(topics)
         watermarks = self._watermarks(places)

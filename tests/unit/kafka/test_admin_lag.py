@@ -1,11 +1,14 @@
 """How old the oldest unacked record of each lane is, found without reading a lane that is being written fast."""
 
 from collections.abc import Sequence
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from confluent_kafka import TopicPartition
 
 from brokers.kafka.admin import KafkaAdmin
+from core.messaging.errors import BrokerError
 
 
 class Record:
@@ -54,3 +57,21 @@ def test_a_lane_that_is_written_without_an_end_does_not_keep_the_age_of_another_
     monkeypatch.setattr(admin, "_reader_kept", lambda: reader, raising=False)
     assert admin._written_at({("t", 1): 5, ("t", 2): 7}) == {("t", 1): 1.001, ("t", 2): 2.002}
     assert reader.lanes == []
+
+
+def test_after_an_error_fresh_clients_ask_the_next_question(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same ones may answer with it for ever."""
+    closed: list[str] = []
+    admin: Any = object.__new__(KafkaAdmin)
+    admin._opened = object()
+    admin._peeking = SimpleNamespace(close=lambda: closed.append("reader"))
+    admin._watchers = {"g": SimpleNamespace(close=lambda: closed.append("watcher"))}
+
+    def fails(group: str) -> None:
+        raise BrokerError("unknown partition")
+
+    monkeypatch.setattr(admin, "_lag", fails)
+    with pytest.raises(BrokerError, match="unknown partition"):
+        admin.lag("g")
+    assert sorted(closed) == ["reader", "watcher"]
+    assert (admin._opened, admin._peeking, admin._watchers) == (None, None, {})
