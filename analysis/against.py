@@ -72,15 +72,19 @@ def against(before: Sequence[Result], now: Sequence[Result]) -> Against:
             if not old or not new:
                 found.not_compared.append(f"{place}: only in the {'later' if new else 'earlier'} comparison")
                 continue
-            # A naive variant breaks its contract on purpose.
-            if not new[0].naive and all(run.word == "valid" for run in old):
+            # A naive variant breaks its contract on purpose. One that could not be judged says nothing of the others.
+            words = {run.word for run in old}
+            if not new[0].naive and "valid" in words and "invalid" not in words:
                 found.broken.extend(
                     f"{place}: valid before, now {'; '.join(run.verdict['reasons'])}"
                     for run in new
                     if run.word == "invalid"
                 )
-            reason = _incomparable(old, new, bearing)
-            if reason:
+            reason = _unlike(old, new)
+            if not reason and (gave_way := _gave_way(old, new)):
+                found.broken.append(f"{place}: {gave_way}")
+                continue
+            if reason := reason or _too_few(old, new, bearing):
                 found.not_compared.append(f"{place}: {reason}")
                 continue
             old, new = ([run for run in runs if id(run) in bearing] for runs in (old, new))
@@ -89,7 +93,7 @@ def against(before: Sequence[Result], now: Sequence[Result]) -> Against:
     return found
 
 
-def _incomparable(old: Sequence[Result], new: Sequence[Result], bearing: set[int]) -> str:
+def _unlike(old: Sequence[Result], new: Sequence[Result]) -> str:
     for name in ("cpus", "memory_bytes"):
         if {run.run.machine.get(name) for run in old} != {run.run.machine.get(name) for run in new}:
             return f"another machine ({name} differs)"
@@ -97,13 +101,27 @@ def _incomparable(old: Sequence[Result], new: Sequence[Result], bearing: set[int
         (r.run.schedule.rate_per_s, r.run.schedule.load_s) for r in new
     }:
         return "another load"
-    fewest = min(sum(id(run) in bearing for run in runs) for runs in (old, new))
-    if fewest < FEWEST_REPEATS:
-        return f"{fewest} runs that bear a conclusion on one side, {FEWEST_REPEATS} are needed for an interval"
+    if {tuple(sorted(run.run.contract)) for run in old} != {tuple(sorted(run.run.contract)) for run in new}:
+        return "another contract"
     speeds = [[run.work_per_s for run in runs if run.work_per_s] for runs in (old, new)]
     if all(speeds) and abs(median(speeds[1]) / median(speeds[0]) - 1) > DRIFT_ALLOWED_RATIO:
         return f"the machine itself was not as fast as before (over {DRIFT_ALLOWED_RATIO:.0%} apart)"
     return ""
+
+
+def _gave_way(old: Sequence[Result], new: Sequence[Result]) -> str:
+    """Of a load that every run met before and none meets now no figure is left to compare: the worst of changes."""
+    before, now = ({run.verdict["saturated"] for run in runs} for runs in (old, new))
+    if before != {"none"} or now & {"none", None} or min(len(old), len(new)) < FEWEST_REPEATS:
+        return ""
+    return f"the load was met before; now the limit is the {' or the '.join(sorted(now))}"
+
+
+def _too_few(old: Sequence[Result], new: Sequence[Result], bearing: set[int]) -> str:
+    fewest = min(sum(id(run) in bearing for run in runs) for runs in (old, new))
+    if fewest >= FEWEST_REPEATS:
+        return ""
+    return f"{fewest} runs that bear a conclusion on one side, {FEWEST_REPEATS} are needed for an interval"
 
 
 def _stuck(old: Sequence[Result], new: Sequence[Result]) -> list[str]:

@@ -67,17 +67,23 @@ def either(*which: Which) -> Which:
     return lambda run: any(each(run) for each in which)
 
 
+def of_the_shop(run: Result) -> bool:
+    """With outbox and inbox: at broker level there is neither."""
+    return run.run.schedule.level != "broker"
+
+
 def faulty(run: Result) -> bool:
-    return not run.naive and bool(run.verdict["faults"])
+    """Of the shop as it is, with nothing set otherwise."""
+    return default_in()(run) and of_the_shop(run) and bool(run.verdict["faults"])
 
 
 def totals(which: Which, *counts: str) -> Look:
-    """Sums of counts by case and broker, beside the events they are of."""
+    """Sums of counts by case and broker, beside what they are of: a count is of events, or of copies for a group."""
 
     def look(results: Sequence[Result]) -> list[str]:
         return [
             f"{case} on {broker}: {', '.join(f'{name} {_sum(runs, name):,}' for name in counts)} "
-            f"of {_sum(runs, 'committed'):,} committed ({many(len(runs), 'run')})"
+            f"of {_owed(runs)} ({many(len(runs), 'run')})"
             for case, broker, runs in _grouped(results, which)
         ]
 
@@ -90,7 +96,7 @@ def overall(which: Which, *counts: str) -> Look:
     def look(results: Sequence[Result]) -> list[str]:
         return [
             f"{broker}: {', '.join(f'{name} {_sum(runs, name):,}' for name in counts)} "
-            f"of {_sum(runs, 'committed'):,} committed ({many(len(runs), 'run')})"
+            f"of {_owed(runs)} ({many(len(runs), 'run')})"
             for broker in BROKERS
             if (runs := [run for run in on(results, broker) if which(run)])
         ]
@@ -140,6 +146,10 @@ def highest_rate(results: Sequence[Result]) -> list[str]:
 
     A rate so high that its run could not be drained and judged was too high all the same.
     """
+
+    def rate(run: Result) -> float:
+        return run.run.schedule.rate_per_s or 0.0
+
     found = []
     levels = (("steady", "", "orders"), ("broker-steady", ", the driver alone", "messages"))
     for (scenario, how, what), broker in product(levels, BROKERS):
@@ -148,11 +158,13 @@ def highest_rate(results: Sequence[Result]) -> list[str]:
             if run.run.scenario == scenario and not run.naive and run.run.schedule.rate_per_s
             and {word.partition("=")[0] for word in run.variant} <= {"load.rate_per_s"}
         ]  # fmt: skip
-        kept = [run.run.schedule.rate_per_s or 0 for run in runs if run.verdict["saturated"] == "none"]
         over = [run for run in runs if run.verdict["saturated"] != "none"]
+        lowest = min(over, key=rate, default=None)
+        met = [rate(run) for run in runs if run.word == "valid" and run.verdict["saturated"] == "none"]
+        # A rate above one that was too high was met by luck.
+        kept = [one for one in met if lowest is None or one < rate(lowest)]
         if not kept or len(runs) < 2:
             continue
-        lowest = min(over, key=lambda run: run.run.schedule.rate_per_s or 0, default=None)
         limit = (
             "no rate that was tried was too high"
             if lowest is None
@@ -202,6 +214,11 @@ def _grouped(results: Sequence[Result], which: Which) -> list[tuple[str, str, li
         if which(run):
             found.setdefault((run.case, run.broker), []).append(run)
     return [(case, broker, runs) for (case, broker), runs in sorted(found.items())]
+
+
+def _owed(runs: Sequence[Result]) -> str:
+    copies = sum(group["committed"] for run in runs for group in run.verdict["groups"].values())
+    return f"{_sum(runs, 'committed'):,} committed, {copies:,} copies for groups"
 
 
 def _sum(runs: Sequence[Result], name: str) -> int:
@@ -261,8 +278,8 @@ CLAIMS = (
     Claim("C24", "Replay is possible on Kafka and hard on RabbitMQ", "row S0.21", unmeasured),
     Claim("C25", "Routing is simple on Kafka and rich on RabbitMQ", "row S0.43", unmeasured),
     Claim("C26", "Kafka is for logs, RabbitMQ for work queues", "row S0.43", unmeasured),
-    Claim("C27", "RabbitMQ's persistence is weak", "kill-mid-publish with each DURABILITY",
-          totals(lambda run: run.run.scenario == "kill-mid-publish" and varied("durability")(run), "lost")),
+    Claim("C27", "RabbitMQ's persistence is weak", "a loss of power: a killed process leaves what the kernel holds",
+          unmeasured),
     Claim("C28", "RabbitMQ is simpler to set up", "row S2.29", unmeasured),
     Claim("C29", "A notification takes hundreds of milliseconds", "steady",
           spans(default_in("steady"), "request_to_commit", "commit_to_confirm", "confirm_to_receive",
@@ -272,8 +289,9 @@ CLAIMS = (
     Claim("C31", "A backlog survives a consumer that stops", "slow-consumer, rolling-consumers",
           totals(default_in("slow-consumer", "rolling-consumers"), "lost", "duplicated_effects")),
     Claim("C32", "Retrying for ever blocks what is behind", "poison with on_error=forever",
-          totals(naive("on_error=forever"), "applied", "unseen")),
-    Claim("C33", "Order holds only within a key", "any scenario", overall(default_in(), "out_of_order")),
+          totals(naive("on_error=forever"), "applied", "unseen"), sees_unjudged=True),
+    Claim("C33", "Order holds only within a key", "any scenario",
+          overall(lambda run: default_in()(run) and of_the_shop(run), "out_of_order")),
     Claim("C34", "More consumers raise the rate", "steady with roles.consumers",
           spans(varied("roles.consumers"), "commit_to_apply")),
     Claim("C35", "The queue takes a burst", "spike", burst),

@@ -67,22 +67,26 @@ class Comparison(BaseModel):
 
 
 def judge_cell(
-    verdict: Mapping[str, Any], shows: tuple[str, ...], allows: tuple[str, ...], overload: bool
+    verdict: Mapping[str, Any], shows: tuple[str, ...], allows: tuple[str, ...], overloaded: bool
 ) -> tuple[State, str]:
-    """Whether a run showed what it was run for, and if not, why."""
+    """Whether a run showed what it was run for, and if not, why.
+
+    `overloaded`: it was run to be, and could not be drained in its time.
+    """
     word, counts = verdict["verdict"], verdict["counts"]
     if word == "unknown":
-        return ("held", "") if overload else ("could not tell", "; ".join(verdict["reasons"]))
-    absent = [name for name in shows if not counts.get(name)]
-    if absent:
-        return "could not tell", f"predicted {', '.join(absent)} did not show"
+        return ("held", "") if overloaded else ("could not tell", "; ".join(verdict["reasons"]))
     forbidden = {anomaly["name"] for anomaly in verdict["anomalies"] if anomaly["forbidden"]}
     broken = {name for name, found in verdict["invariants"].items() if found["passed"] is False}
     predicted = forbidden & {*shows, *allows}
-    # Books of a shop that lost or repeated something do not balance: that follows from what was predicted.
-    unexpected = forbidden - predicted | (set() if predicted else broken)
+    # Books of a shop that lost or repeated something do not balance: that follows from what was predicted. Order alone
+    # moves no money.
+    unexpected = forbidden - predicted | (set() if predicted - {"out_of_order"} else broken)
     if word == "invalid" and (unexpected or not predicted):
         return "broke", "; ".join(verdict["reasons"])
+    absent = [name for name in shows if not counts.get(name)]
+    if absent:
+        return "could not tell", f"predicted {', '.join(absent)} did not show"
     return "held", ""
 
 
@@ -102,6 +106,9 @@ def read_comparison(folder: Path) -> Comparison | None:
 
 
 def run_folders(folder: Path, comparison: Comparison) -> list[Path]:
-    """Folders of its cells that hold a run, in the order of the matrix."""
-    found = [folder / cell.folder for cell in comparison.cells]
+    """Folders of its cells that hold a run of this comparison, in the order of the matrix.
+
+    Where a cell was not reached, what lies there is of an earlier one.
+    """
+    found = [folder / cell.folder for cell in comparison.cells if cell.state not in ("left out", "not run")]
     return [each for each in found if (each / "run.json").is_file()]

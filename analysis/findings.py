@@ -114,6 +114,8 @@ class Weakness(NamedTuple):
     """Said of this run, after its name."""
     forbids: bool = True
     """It is compared in nothing."""
+    of_load: bool = False
+    """The load was more than the system carries: of a run that was to find that, no weakness."""
 
 
 def weaknesses(result: Result, typical_work_per_s: float | None = None) -> list[Weakness]:
@@ -121,20 +123,27 @@ def weaknesses(result: Result, typical_work_per_s: float | None = None) -> list[
     verdict = result.verdict
     found = []
     if result.word == "unknown":
-        found.append(Weakness("could not be judged", f" could not be judged: {'; '.join(verdict['reasons'])}."))
+        # It held for an overload: its drain was not long enough, and nothing else kept it from a verdict.
+        held = result.cell is not None and result.cell.state == "held"
+        said = f" could not be judged: {'; '.join(verdict['reasons'])}."
+        found.append(Weakness("could not be judged", said, of_load=held))
+    if result.word == "invalid" and not result.naive:
+        said = "broke its contract, so nothing is compared of it"
+        found.append(Weakness("broke their contract, so nothing is compared of them", f" {said}."))
     if verdict["measured_s"] < SHORTEST_S:
         seconds = f"{verdict['measured_s']:g} s of load were measured"
         found.append(Weakness("are too short to conclude from", f" is too short to conclude from: {seconds}."))
     slip = verdict["slip_ratio"]
     if slip is not None and slip > SLIP_ALLOWED_RATIO:
         share = f"{slip:.1%} of the arrivals were not sent"
-        found.append(Weakness("did not keep their schedule", f" did not keep its schedule: {share}."))
+        found.append(Weakness("did not keep their schedule", f" did not keep its schedule: {share}.", of_load=True))
     saturated = verdict["saturated"]
     if saturated is None:
         found.append(
             Weakness(
                 "have a limit that cannot be told, so their rates do not compare brokers",
                 ": which part was the limit cannot be told, so its rates do not compare brokers.",
+                of_load=True,
             )
         )
     elif saturated not in ("none", "broker"):
@@ -143,15 +152,13 @@ def weaknesses(result: Result, typical_work_per_s: float | None = None) -> list[
             Weakness(
                 f"were limited by the {saturated}, so their rates do not compare brokers",
                 f": {said}, so its rates do not compare brokers.",
+                of_load=True,
             )
         )
-    if typical_work_per_s and result.work_per_s:
-        drift = result.work_per_s / typical_work_per_s - 1
-        if abs(drift) > DRIFT_ALLOWED_RATIO:
-            speed = (
-                f"the machine did {abs(drift):.0%} {'more' if drift > 0 else 'less'} work a second before it than usual"
-            )
-            found.append(Weakness("ran while the machine was not as fast as usual", f" is too noisy: {speed}."))
+    off = drift(result, typical_work_per_s)
+    if abs(off) > DRIFT_ALLOWED_RATIO:
+        speed = f"the machine did {abs(off):.0%} {'more' if off > 0 else 'less'} work a second before it than usual"
+        found.append(Weakness("ran while the machine was not as fast as usual", f" is too noisy: {speed}."))
     samples = result.latency_ms("commit_to_apply", "count") or result.latency_ms("request_to_receive", "count") or 0
     if samples < FEWEST_SAMPLES:
         found.append(
@@ -162,6 +169,11 @@ def weaknesses(result: Result, typical_work_per_s: float | None = None) -> list[
             )
         )
     return found
+
+
+def drift(result: Result, typical_work_per_s: float | None) -> float:
+    """How far the machine's speed before this run was from the typical one, as a ratio; 0 where either is not known."""
+    return result.work_per_s / typical_work_per_s - 1 if typical_work_per_s and result.work_per_s else 0.0
 
 
 def typical_work_per_s(results: Sequence[Result]) -> float | None:
@@ -183,7 +195,7 @@ def cautions(results: Sequence[Result]) -> list[str]:
     for result in results:
         for weak in weaknesses(result, typical):
             # To find where a system gives way is what an overload is run for.
-            if not (result.cell is not None and result.cell.overload):
+            if not (weak.of_load and result.cell is not None and result.cell.overload):
                 kinds.setdefault(weak.many, []).append((result, weak))
     found = []
     for many, weak_runs in kinds.items():
@@ -227,15 +239,27 @@ class Compared(NamedTuple):
     rabbitmq: float
     estimate: RatioEstimate | None
     """Kafka over RabbitMQ; None below three repeats a side, or where a value is nought."""
+    repeats: int
+    """Of the side that has fewer."""
+    kept: str = ""
+    """How many of the runs bear it, where not all do: what dropped out may have been the worst of them."""
+
+    @property
+    def lower(self) -> str:
+        """The broker for which a difference is shown, or none."""
+        if self.estimate is None or not self.estimate.shows_difference:
+            return ""
+        return "kafka" if self.estimate.ratio < 1 else "rabbitmq"
 
     @property
     def difference(self) -> str:
-        """What may be said: which is lower and by how much, or that nothing was shown."""
+        """What may be said: which is lower, or that nothing was shown; and of how many runs."""
         if self.estimate is None:
-            return f"fewer than {FEWEST_REPEATS} repeats: no difference is claimed"
-        if not self.estimate.shows_difference:
-            return "no difference shown"
-        return f"{'kafka' if self.estimate.ratio < 1 else 'rabbitmq'} is lower"
+            few = f"fewer than {FEWEST_REPEATS} repeats" if self.repeats < FEWEST_REPEATS else "a value of nought"
+            said = f"{few}: no difference is claimed"
+        else:
+            said = f"{self.lower} is lower" if self.lower else "no difference shown"
+        return f"{said}, by {self.kept}" if self.kept else said
 
     @property
     def interval(self) -> str:
@@ -247,6 +271,7 @@ class Compared(NamedTuple):
 def compared(results: Sequence[Result]) -> list[Compared]:
     """Every figure that both brokers have from runs that bear a conclusion, case by case."""
     rows = []
+    all_runs = by_case(results)
     for case, runs in by_case([result for result in conclusive(results) if not result.naive]).items():
         kafka, rabbitmq = on(runs, "kafka"), on(runs, "rabbitmq")
         if not kafka or not rabbitmq or _unequal(case, runs):
@@ -255,10 +280,18 @@ def compared(results: Sequence[Result]) -> list[Compared]:
             ours, theirs = _values(kafka, value), _values(rabbitmq, value)
             if ours is None or theirs is None:
                 continue
-            enough = min(len(ours), len(theirs)) >= FEWEST_REPEATS and min(*ours, *theirs) > 0
+            repeats = min(len(ours), len(theirs))
+            enough = repeats >= FEWEST_REPEATS and min(*ours, *theirs) > 0
             estimate = median_ratio(ours, theirs) if enough else None
-            rows.append(Compared(case, what, unit, median(ours), median(theirs), estimate))
+            kept = _kept(runs, all_runs[case])
+            rows.append(Compared(case, what, unit, median(ours), median(theirs), estimate, repeats, kept))
     return rows
+
+
+def _kept(bearing: Sequence[Result], runs: Sequence[Result]) -> str:
+    """`2 of 3 runs on kafka`; empty where every run bears the conclusion."""
+    sides = ((broker, len(on(bearing, broker)), len(on(runs, broker))) for broker in BROKERS)
+    return " and ".join(f"{bear} of {many(of, 'run')} on {broker}" for broker, bear, of in sides if bear < of)
 
 
 Value = Callable[[Result], float | None]
@@ -305,13 +338,13 @@ def answer(results: Sequence[Result], rows: Sequence[Compared]) -> list[str]:
     sentences += _never_recovered([result for result in results if not result.naive])
     sure = [row for row in rows if row.estimate is not None]
     if sure:
-        lower = {broker: sum(row.difference == f"{broker} is lower" for row in sure) for broker in BROKERS}
-        none_shown = sum(row.difference == "no difference shown" for row in sure)
+        lower = {broker: sum(row.lower == broker for row in sure) for broker in BROKERS}
+        none_shown = sum(not row.lower for row in sure)
         sentences.append(
             f"Of {many(len(sure), 'figure')} with an interval, kafka is lower in {lower['kafka']} and rabbitmq in "
-            f"{lower['rabbitmq']}; {none_shown} show no difference."
+            f"{lower['rabbitmq']}; {none_shown} show no difference.{_by_chance(sure)}"
         )
-        shown = sorted((row for row in sure if row.difference != "no difference shown"), key=_strength, reverse=True)
+        shown = sorted((row for row in sure if row.lower), key=_strength, reverse=True)
         sentences += [_sentence(row) for row in (shown or sure)[:SENTENCES]]
     elif rows:
         cases = list(dict.fromkeys(row.case for row in rows))
@@ -321,14 +354,28 @@ def answer(results: Sequence[Result], rows: Sequence[Compared]) -> list[str]:
     return sentences
 
 
+def _by_chance(sure: Sequence[Compared]) -> str:
+    """Three repeats a side: the interval is their whole range, and 2 of the 20 ways to deal six runs to two sides leave
+    these ranges apart."""
+    few = sum(row.estimate is not None and row.estimate.repeats == 3 for row in sure)
+    if not few:
+        return ""
+    return (
+        f" The interval of {few} of them is the range of three repeats: one in ten of such would show a difference by "
+        "chance alone."
+    )
+
+
 def _strength(row: Compared) -> float:
     return abs(log(row.estimate.ratio)) if row.estimate is not None else 0.0
 
 
 def _sentence(row: Compared) -> str:
     figures = f"{figure(row.kafka)} {row.unit} on kafka and {figure(row.rabbitmq)} {row.unit} on rabbitmq"
-    said = row.difference if row.estimate is None else f"kafka over rabbitmq: {row.estimate}"
-    return f"In {row.case}, {row.what}: {figures}; {said}."
+    if row.estimate is None:
+        return f"In {row.case}, {row.what}: {figures}; {row.difference}."
+    by = f", by {row.kept}" if row.kept else ""
+    return f"In {row.case}, {row.what}: {figures}; kafka over rabbitmq: {row.estimate}{by}."
 
 
 def _never_recovered(results: Sequence[Result]) -> list[str]:
@@ -356,11 +403,16 @@ def _promises(results: Sequence[Result]) -> str:
     if unknown:
         parts.append(f"{many(len(unknown), 'run')} could not be judged")
     if valid:
-        committed = sum(run.count("committed") or 0 for run in valid)
+        # At broker level there is no database to commit to: messages alone, and fewer promises.
+        sides = (
+            ("committed events", [run for run in valid if run.run.schedule.level != "broker"]),
+            ("messages of the driver alone", [run for run in valid if run.run.schedule.level == "broker"]),
+        )
+        over = (f"{sum(run.count('committed') or 0 for run in runs):,} {what}" for what, runs in sides if runs)
         parts.append(
             f"{'all ' if len(valid) == len(results) > 1 else ''}{many(len(valid), 'run')} on "
             f"{' and '.join(sorted({run.broker for run in valid}))} kept every promise of the contract "
-            f"over {committed:,} committed events"
+            f"over {' and '.join(over)}"
         )
     text = "; ".join(parts)
     return text[0].upper() + text[1:] + "."

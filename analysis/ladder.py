@@ -11,7 +11,7 @@ from itertools import pairwise
 from typing import Literal, NamedTuple
 
 from analysis.estimates import median_of_known
-from analysis.findings import BROKERS, Result, figure, on
+from analysis.findings import BROKERS, DRIFT_ALLOWED_RATIO, Result, drift, figure, on, typical_work_per_s
 
 SCENARIO = "ladder"
 CLEAR_RATIO = 1.25
@@ -58,9 +58,12 @@ class Rung(NamedTuple):
         """Its anchor on the page."""
         return f"ladder-{self.broker}-{self.step.name}"
 
+    broken: int = 0
+    """Runs that broke their contract, in whatever promise."""
+
     @property
     def is_whole(self) -> bool:
-        return self.lost == self.duplicated == 0
+        return self.lost == self.duplicated == self.broken == 0
 
 
 Word = Literal["supported", "refuted", "undecided", "not measured yet"]
@@ -77,8 +80,14 @@ class Lesson(NamedTuple):
 
 
 def rungs(results: Sequence[Result]) -> list[Rung]:
-    """In the ladder's order, kafka first; a step that was not run, or not seen to its end, is absent."""
-    judged = [result for result in results if result.run.scenario == SCENARIO and _is_told(result)]
+    """In the ladder's order, kafka first; absent is a step that was not run, not seen to its end, or only on a machine
+    that was not as fast as usual."""
+    typical = typical_work_per_s(results)
+    judged = [
+        result
+        for result in results
+        if result.run.scenario == SCENARIO and _is_told(result) and abs(drift(result, typical)) <= DRIFT_ALLOWED_RATIO
+    ]
     found = []
     for step in STEPS:
         for broker in BROKERS:
@@ -126,13 +135,17 @@ def _rung(step: Step, broker: str, runs: Sequence[Result]) -> Rung:
         median_of_known([run.verdict["throughput_per_s"].get("applied") for run in runs]),
         median_of_known([run.highest("acked_per_s") for run in runs]),
         median_of_known([run.latency_ms("commit_to_apply", "p99") for run in runs]),
+        sum(run.word == "invalid" for run in runs),
     )
 
 
 Judged = tuple[Word, str]
 Change = Literal["better", "worse", "no change shown"]
 CHANGES: tuple[Change, ...] = ("better", "worse", "no change shown")
-FIGURES = {"lost": "lost", "duplicated": "doubled", "busiest_per_s": "acked in the busiest second"}
+FIGURES = {
+    "lost": "lost", "duplicated": "doubled", "broken": "broke its contract",
+    "busiest_per_s": "acked in the busiest second",
+}  # fmt: skip
 
 
 def _guarantee_first(idempotence: Rung, *quicker: Rung) -> Judged:

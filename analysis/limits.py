@@ -43,7 +43,8 @@ def limits(results: Sequence[Result]) -> list[str]:
             f"{met} of {len(results)} runs met their schedule: how much more would have gone through they do not say."
         )
     found.append(
-        "Latency counts from the intended time; a percentile with fewer than ten samples beyond it is left out."
+        "Latency of a request counts from its intended time, that of an event from its commit; a percentile with fewer "
+        "than ten samples beyond it is left out."
     )
     for result in results:
         notes = result.verdict.get("notes") or {}

@@ -26,6 +26,7 @@ from benchmarks.sustainable import Try, next_rate_per_s, sustainable_per_s
 from history.reader import BrokenHistory
 from testbed import wiring
 from testbed.experiments import COULD_NOT_RUN, Board, Sets, console, could_not_run, prepare, run_once, tell
+from testbed.revision import git_revision
 from testbed.settings import SettingError, Settings
 
 UNITS_S = {"s": 1.0, "m": 60.0, "h": 3600.0}
@@ -85,7 +86,7 @@ def compare(
     if earlier is not None:
         found = against(earlier, read_results(run_folders(out, run.state()), run.state()))
         tell_against(found)
-        code = max(found.exit_code, 1 if code == 1 else 0)
+        code = 1 if 1 in (code, found.exit_code) else max(code, found.exit_code)
     raise typer.Exit(code)
 
 
@@ -127,7 +128,7 @@ def tell_against(found: Against) -> None:
 
 
 def is_done(folder: Path, scenario: Scenario, settings: Settings, sets: list[str], overload: bool = False) -> bool:
-    """Whether the folder holds a finished run of this very plan, seed and settings.
+    """Whether the folder holds a finished run of this very plan, seed, settings and code.
 
     A run that could not be judged is not finished; one meant to overload the system is, once it used up its drain.
     """
@@ -136,15 +137,18 @@ def is_done(folder: Path, scenario: Scenario, settings: Settings, sets: list[str
         verdict = stored_verdict(folder)
     except (FileNotFoundError, json.JSONDecodeError, BrokenHistory):
         return False
-    if verdict is None:
-        return False
-    drained_in_vain = overload and (run["drain"]["waited_s"] or 0) >= scenario.drain_s - 1
-    if verdict["verdict"] == Word.UNKNOWN and not drained_in_vain:
+    if verdict is None or (verdict["verdict"] == Word.UNKNOWN and not (overload and drained_in_vain(run, scenario))):
         return False
     plan = json.loads(scenario.model_dump_json())
     wanted = json.loads(json.dumps(wiring.effective_settings(settings), default=str))
     same = all(run["settings"].get(name) == value for name, value in wanted.items() if name in Settings.model_fields)
+    same = same and run.get("git_revision") == git_revision()
     return bool(run["seed"] == settings.seed and run.get("sets") == sets and run.get("plan") == plan and same)
+
+
+def drained_in_vain(run: dict[str, Any], scenario: Scenario) -> bool:
+    """Whether all the time to drain passed and was not enough: the load was too much. `run`: run.json."""
+    return bool((run["drain"]["waited_s"] or 0) >= scenario.drain_s - 1)
 
 
 @dataclass
@@ -209,11 +213,15 @@ class _Comparing:
         )
 
     def _plan(self, pairs: list[Pair]) -> None:
-        """Every cell as not run yet, in the order of the matrix; what is known of one is kept."""
+        """Every cell as not run yet, in the order of the matrix; what is known of one is kept.
+
+        A cell of the sweep takes the place of a probe of its rate, which was shorter and free to fail.
+        """
         known = dict(self.notes)
         probes = {key: note for key, note in known.items() if note.part == "probe"}
-        self.notes = {str(note.folder): note for note in map(self._note, (c for p in pairs for c in p.cells))}
-        self.notes = {**probes, **{key: known.get(key, note) for key, note in self.notes.items()}}
+        planned = {note.folder: note for note in map(self._note, (c for p in pairs for c in p.cells))}
+        alone = {key: note for key, note in probes.items() if key not in planned}
+        self.notes = alone | {key: note if key in probes else known.get(key, note) for key, note in planned.items()}
 
     def _note(self, cell: Cell) -> CellNote:
         return CellNote(
@@ -240,10 +248,12 @@ class _Comparing:
             for cell in fresh:
                 self._mark(cell, "left out", "the budget did not reach it")
             self._write()
-            return
+        else:
+            fresh = []
         for cell in pair.cells:
-            self._tell_left(pairs)
-            self._run(cell)
+            if cell not in fresh:
+                self._tell_left(pairs)
+                self._run(cell)
 
     def _find_rates(self) -> None:
         """The highest rate that each broker sustains, by short runs."""
@@ -259,7 +269,8 @@ class _Comparing:
                     break
                 verdict = self._run(cell)
                 tries.append(Try(rate, verdict["verdict"] != Word.UNKNOWN and verdict["saturated"] == "none"))
-            if tries:
+            else:
+                # A search that was cut short has found no rate.
                 self.rates[broker] = sustainable_per_s(tries)
 
     def _leave_out_sweep(self) -> None:
@@ -294,7 +305,9 @@ class _Comparing:
             console.print(f"{cell.name} on {cell.broker}, repeat {cell.repeat}: done before, kept")
         else:
             done = self._run_fresh(cell)
-        state, why = judge_cell(done, cell.shows, cell.allows, cell.overload)
+        run = json.loads((cell.folder(self.out) / "run.json").read_text())
+        overloaded = cell.overload and drained_in_vain(run, self._prepared(cell)[0])
+        state, why = judge_cell(done, cell.shows, cell.allows, overloaded)
         self._mark(cell, state, why)
         self._write()
         return done

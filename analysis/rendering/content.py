@@ -55,7 +55,7 @@ def title(results: Sequence[Result]) -> str:
     """What the runs have in common, no more."""
     brokers = {broker: name for broker, name in BROKERS.items() if on(results, broker)}
     plans = [{(result.case, result.run.seed) for result in on(results, broker)} for broker in brokers]
-    same = "the same " if len(plans) > 1 and set.intersection(*plans) else ""
+    same = "the same " if len(plans) > 1 and all(plan == plans[0] for plan in plans) else ""
     faults = f" and {same}faults" if any(result.verdict["faults"] for result in results) else ""
     return f"{' and '.join(brokers.values())} under {same}load{faults}"
 

@@ -38,7 +38,8 @@ def test_a_claim_that_no_run_bears_on_is_not_answered() -> None:
 def test_what_direct_publishing_loses_is_counted_beside_what_was_committed() -> None:
     naive = run("kafka", "kill-mid-publish", "publish_strategy=direct-after-commit", damage=drop_effect)
     assert said("C4", naive, run("kafka", "steady")) == [
-        "kill-mid-publish, publish_strategy=direct-after-commit on kafka: lost 1, phantom 0 of 2,080 committed (1 run)"
+        "kill-mid-publish, publish_strategy=direct-after-commit on kafka: lost 1, phantom 0 of 2,080 committed, "
+        "3,120 copies for groups (1 run)"
     ]
 
 
@@ -46,7 +47,8 @@ def test_the_outbox_is_judged_by_default_runs_that_met_a_fault() -> None:
     naive = run("kafka", "relay-crash", "consume_strategy=none", fault_at_s=4.0, damage=double_effect)
     assert said("C5", run("kafka", "steady"), naive) == []
     assert said("C5", run("rabbitmq", "kill-mid-publish", fault_at_s=4.0), naive) == [
-        "rabbitmq: lost 0, unseen 0, duplicated_on_wire 0, duplicated_effects 0 of 2,080 committed (1 run)"
+        "rabbitmq: lost 0, unseen 0, duplicated_on_wire 0, duplicated_effects 0 of 2,080 committed, "
+        "3,120 copies for groups (1 run)"
     ]
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from analysis.against import Against, against
-from analysis.comparison import CellNote, Comparison, judge_cell, read_comparison, write_comparison
+from analysis.comparison import CellNote, Comparison, judge_cell, read_comparison, run_folders, write_comparison
 from analysis.findings import Result
 from history.reader import BrokenHistory
 from tests.unit.analysis.test_findings import result
@@ -23,7 +23,7 @@ def verdict(word: str, broken_books: bool = False, **counts: int) -> dict[str, A
 
 
 @pytest.mark.parametrize(
-    ("found", "shows", "allows", "overload", "state"),
+    ("found", "shows", "allows", "overloaded", "state"),
     [
         (verdict("valid"), (), (), False, "held"),
         (verdict("invalid", lost=3), (), (), False, "broke"),
@@ -37,12 +37,23 @@ def verdict(word: str, broken_books: bool = False, **counts: int) -> dict[str, A
         (verdict("invalid", lost=3, phantom=1), ("lost",), (), False, "broke"),
         (verdict("invalid", lost=3, phantom=1), ("lost",), ("phantom",), False, "held"),
         (verdict("valid"), (), ("lost",), False, "held"),
+        (verdict("invalid", phantom=5), ("lost",), (), False, "broke"),
+        (verdict("invalid", out_of_order=5), ("lost",), ("out_of_order",), False, "could not tell"),
+        (verdict("invalid", broken_books=True, out_of_order=5), (), ("out_of_order",), False, "broke"),
     ],
 )
 def test_a_cell_holds_when_it_measured_what_its_contract_or_its_prediction_says(
-    found: dict[str, Any], shows: tuple[str, ...], allows: tuple[str, ...], overload: bool, state: str
+    found: dict[str, Any], shows: tuple[str, ...], allows: tuple[str, ...], overloaded: bool, state: str
 ) -> None:
-    assert judge_cell(found, shows, allows, overload)[0] == state
+    assert judge_cell(found, shows, allows, overloaded)[0] == state
+
+
+def test_what_lies_in_the_folder_of_a_cell_that_was_not_reached_is_no_run_of_this_comparison(tmp_path: Path) -> None:
+    for number in range(4):
+        (tmp_path / str(number)).mkdir()
+        (tmp_path / str(number) / "run.json").touch()
+    found = run_folders(tmp_path, comparison("held", "left out", "not run", "could not tell"))
+    assert [folder.name for folder in found] == ["0", "3"]
 
 
 def comparison(*states: Any) -> Comparison:
@@ -114,6 +125,22 @@ def test_a_promise_kept_before_and_broken_now_is_a_regression_even_without_figur
     assert found.exit_code == 1
 
 
+def test_a_run_that_could_not_be_judged_before_hides_no_promise_that_is_broken_now() -> None:
+    before = [*repeats(10, number=2), *repeats(10, number=1, verdict="unknown")]
+    found = against(before, repeats(10, number=1, verdict="invalid", reasons=["lost = 2"]))
+    assert found.broken == ["steady on kafka: valid before, now lost = 2"]
+    never_kept = against(repeats(10, verdict="invalid"), repeats(10, verdict="invalid"))
+    assert never_kept.broken == []
+
+
+def test_a_load_that_was_met_before_and_is_not_now_is_a_regression_although_no_figure_is_left() -> None:
+    found = against(repeats(10), repeats(8_000, saturated="relay"))
+    assert found.broken == ["steady on kafka: the load was met before; now the limit is the relay"]
+    assert found.exit_code == 1
+    once = [*repeats(10, number=2), *repeats(8_000, number=1, saturated="relay")]
+    assert against(repeats(10), once).broken == []
+
+
 def test_a_recovery_that_no_longer_comes_is_a_regression() -> None:
     found = against(repeats(10), repeats(10, recovery_s=None))
     assert found.broken == ["steady on kafka: recovered from sigkill before, now it never does"]
@@ -123,7 +150,8 @@ def test_a_recovery_that_no_longer_comes_is_a_regression() -> None:
     ("now", "reason"),
     [
         (repeats(30, number=2), "2 runs that bear a conclusion"),
-        (repeats(30, saturated="relay"), "0 runs that bear a conclusion"),
+        (repeats(30, verdict="unknown"), "0 runs that bear a conclusion"),
+        (repeats(30, run={"contract": ["lost"]}), "another contract"),
         (repeats(30, run={"machine": {"cpus": 8, "memory_bytes": 8 * 2**30}}), "another machine"),
         (repeats(30, run={"schedule": {"rate_per_s": 99.0, "load_s": 2.0}}), "another load"),
         (repeats(30, run={"sets": ["durability=fsynced"]}), "only in the"),

@@ -1,9 +1,11 @@
 """What the report says of its runs follows from them, and is not said where they do not bear it."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from analysis.comparison import CellNote
 from analysis.estimates import median_ratio
 from analysis.findings import Result, answer, cautions, compared, figure
 from history.reader import RunFile
@@ -59,6 +61,55 @@ def test_repeats_that_differ_carry_an_interval_and_repeats_that_overlap_show_no_
     assert "2 show no difference" in told(same)[1]
     assert "no difference shown" in told(same)[2]
     assert {row.difference for row in compared(same)} == {"no difference shown"}
+
+
+def test_three_repeats_a_side_are_said_to_differ_by_chance_one_time_in_ten() -> None:
+    apart = [result("kafka", 12.0 + n) for n in range(3)] + [result("rabbitmq", 5.0 + n / 10) for n in range(3)]
+    assert told(apart)[1] == (
+        "Of 2 figures with an interval, kafka is lower in 0 and rabbitmq in 1; 1 show no difference. The interval of 2 "
+        "of them is the range of three repeats: one in ten of such would show a difference by chance alone."
+    )
+
+
+def test_a_figure_says_how_many_runs_bear_it_where_some_dropped_out() -> None:
+    kafka = [result("kafka", 12.0 + n, saturated="relay" if n > 2 else "none") for n in range(5)]
+    rows = compared([*kafka, *(result("rabbitmq", 5.0 + n) for n in range(5))])
+    assert rows[0].difference == "rabbitmq is lower, by 3 of 5 runs on kafka"
+    text = told([*kafka, *(result("rabbitmq", 5.0 + n) for n in range(5))])
+    assert any(said.endswith("n = 3), by 3 of 5 runs on kafka.") for said in text)
+
+
+def test_a_value_of_nought_is_not_called_too_few_repeats() -> None:
+    runs = [result(broker, 0.0 if broker == "kafka" else 1.0) for broker in ("kafka", "rabbitmq") for _ in range(5)]
+    assert compared(runs)[0].difference == "a value of nought: no difference is claimed"
+
+
+def test_a_run_that_broke_its_contract_is_compared_in_nothing() -> None:
+    """What it lost is in no median of what arrived."""
+    broken = result("kafka", verdict="invalid", reasons=["lost = 300"])
+    assert compared([broken, result("rabbitmq")]) == []
+    assert "kafka broke its contract, so nothing is compared of it." in cautions([broken, result("rabbitmq")])
+
+
+def test_messages_of_the_driver_alone_are_no_committed_events() -> None:
+    schedule = {"level": "broker", "rate_per_s": 50.0, "load_s": 60.0}
+    text = told([result("kafka"), result("rabbitmq", run={"schedule": schedule})])
+    assert text[0] == (
+        "All 2 runs on kafka and rabbitmq kept every promise of the contract over 5,000 committed events and 5,000 "
+        "messages of the driver alone."
+    )
+
+
+def test_of_an_overload_only_its_load_is_no_weakness() -> None:
+    cell = CellNote(part="sweep", name="n", broker="kafka", repeat=1, folder="n", state="held", overload=True)
+    slow = replace(result("kafka", saturated="relay", slip_ratio=0.3), cell=cell)
+    assert not any("kafka" in said and "limit" in said for said in cautions([slow]))
+    short = replace(result("kafka", measured_s=5.0), cell=cell)
+    assert any("too short" in said for said in cautions([short]))
+    unknown = result("kafka", verdict="unknown", reasons=["the checker itself failed"])
+    assert not any("could not be judged" in said for said in cautions([replace(unknown, cell=cell)]))
+    doubted = replace(unknown, cell=cell.model_copy(update={"state": "could not tell"}))
+    assert any("could not be judged: the checker itself failed" in said for said in cautions([doubted]))
 
 
 def test_runs_that_could_not_be_judged_are_compared_in_nothing() -> None:

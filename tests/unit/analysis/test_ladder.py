@@ -64,6 +64,20 @@ def ladder(*instead: Rung) -> list[Rung]:
     return list({**found, **{each.step.name: each for each in instead}}.values())
 
 
+def test_a_quicker_step_that_broke_another_promise_does_not_bear_out_guarantee_before_speed() -> None:
+    assert words(ladder())["Guarantee before speed"] == "supported"
+    quick = rung("batch", 0, 0, 1_900.0)._replace(broken=1)
+    assert words(ladder(quick))["Guarantee before speed"] == "refuted"
+    assert "broke its contract: idempotence 0, batch 1" in why("Guarantee before speed", ladder(quick))
+
+
+def test_a_step_on_a_machine_that_was_not_itself_is_absent() -> None:
+    runs = [result(made) for made in every_step("kafka")]
+    for run in runs:
+        run.run.machine["work_per_s"] = 100.0 if run.variant else 60.0
+    assert [each.step.name for each in rungs(runs)] == ["direct", "outbox", "idempotence", "concurrency"]
+
+
 def words(found: list[Rung]) -> dict[str, str]:
     return {lesson.text: lesson.word for lesson in lessons(found) if lesson.broker == "kafka"}
 
@@ -133,6 +147,7 @@ def test_lessons_that_the_steps_bear_out_are_supported_by_the_figures_that_do_an
     )
     assert why(GUARANTEE, found) == (
         "lost: idempotence 0, batch 0, concurrency 0; doubled: idempotence 0, batch 0, concurrency 0; "
+        "broke its contract: idempotence 0, batch 0, concurrency 0; "
         "acked in the busiest second: idempotence 380, batch 1,900, concurrency 2,850"
     )
     assert why(CONSUMER, found) == (

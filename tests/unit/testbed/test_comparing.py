@@ -40,6 +40,7 @@ class World:
         made.run |= {
             "sets": list(sets), "plan": json.loads(scenario.model_dump_json()),
             "settings": json.loads(json.dumps(wiring.effective_settings(settings), default=str)),
+            "git_revision": comparing.git_revision(),
         }  # fmt: skip
         made.verdict |= {
             "verdict": word if word in ("invalid", "unknown") else "valid", "reasons": ["planted"] * (word != "none"),
@@ -110,6 +111,58 @@ def test_a_finished_cell_is_not_run_again_and_a_half_one_is_redone(
     assert (tmp_path / "report.html").exists()
 
 
+def test_a_cell_that_other_code_ran_is_run_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    compare(World(lambda scenario, settings: "none"), tmp_path, monkeypatch)
+    monkeypatch.setattr(comparing, "git_revision", lambda: "newer")
+    world = World(lambda scenario, settings: "none")
+    compare(world, tmp_path, monkeypatch)
+    assert len(world.ran) == 2
+
+
+def test_a_run_of_an_earlier_comparison_is_not_reported_as_one_that_the_budget_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ("--full", "--scenarios", "lost-confirm")
+    compare(World(keeps(300)), tmp_path, monkeypatch, *words)
+    _, found, _ = compare(World(keeps(300)), tmp_path, monkeypatch, *words, "--seed", "9", "--budget", "200s")
+    assert len(found.left_out) == 8
+    runs = json.loads((tmp_path / "report.json").read_text())["runs"]
+    assert [run["seed"] for run in runs] == [9, 9]
+
+
+def test_of_a_pair_that_the_budget_does_not_reach_what_was_run_before_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ("--full", "--scenarios", "lost-confirm")
+    compare(World(keeps(300)), tmp_path, monkeypatch, *words)
+    (tmp_path / "kafka/lost-confirm/5/verdict.json").unlink()
+    _, found, _ = compare(World(keeps(300)), tmp_path, monkeypatch, *words, "--budget", "1s")
+    assert {f"{cell.broker}/{cell.repeat}": cell.state for cell in found.cells}["rabbitmq/5"] == "held"
+    assert [f"{cell.broker}/{cell.repeat}" for cell in found.left_out] == ["kafka/5"]
+
+
+def test_a_search_for_the_rate_that_the_budget_cut_short_has_found_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, found, _ = compare(World(keeps(300)), tmp_path, monkeypatch, *ONLY, "--budget", "500s")
+    assert any(cell.part == "probe" and cell.state == "held" for cell in found.cells)
+    assert found.sustainable_per_s == {}
+
+
+def test_a_cell_of_the_sweep_is_none_of_the_probes_that_are_free_to_fail(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, found, _ = compare(World(keeps(110)), tmp_path, monkeypatch, *ONLY)
+    assert found.sustainable_per_s == {"kafka": 100, "rabbitmq": 100}
+    places = [cell.folder for cell in found.cells]
+    assert len(places) == len(set(places))
+    sweep = {cell.name for cell in found.cells if cell.part == "rate sweep" and not cell.overload}
+    probed = {cell.name for cell in found.cells if cell.part == "probe"}
+    assert "steady+load.rate_per_s=50" in sweep
+    assert probed
+    assert not sweep & probed
+
+
 @pytest.mark.parametrize("words", [("--seed", "2"), ("--set", "durability=fsynced"), ("--set", "load.rate_per_s=9")])
 def test_a_cell_that_was_run_otherwise_is_run_anew(
     words: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -169,7 +222,7 @@ def test_a_cell_that_does_not_go_with_what_was_set_is_left_out_and_a_wrong_word_
     short = ("--set", "load.duration_s=5")
     _, found, _ = compare(World(keeps(300)), tmp_path / "a", monkeypatch, *ONLY, *short)
     left = {cell.name.partition("+faults=")[2] or cell.name: cell.why for cell in found.left_out}
-    assert left.keys() == {"api-crash-before-commit@8", "consumer-crash-after-claim@8"}
+    assert left.keys() == {"api-crash-before-commit@8"}
     assert all("ends after the load" in why for why in left.values())
     world = World(keeps(300))
     with pytest.raises(AssertionError, match="no such setting"):
@@ -198,18 +251,22 @@ def test_the_exit_code_is_that_of_the_worst_cell(
 def test_against_an_earlier_comparison_a_slower_one_fails_and_one_run_each_cannot_tell(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    old, new = tmp_path / "old", tmp_path / "new"
-    compare(World(keeps(300)), old, monkeypatch, *ONLY)
-    compare(World(keeps(300)), new, monkeypatch, *ONLY)
-    code, _, said = compare(World(keeps(300)), new, monkeypatch, *ONLY, "--against", str(old))
+    old, new, doubtful = tmp_path / "old", tmp_path / "new", tmp_path / "doubtful"
+    words = ("--full", "--scenarios", "lost-confirm")
+    compare(World(keeps(300)), old, monkeypatch, *words)
+    compare(World(keeps(300)), new, monkeypatch, *words)
+    code, _, said = compare(World(keeps(300)), new, monkeypatch, *words, "--against", str(old))
     assert code == 0, said
-    for path in new.glob("kafka/steady/*/verdict.json"):
+    half = World(lambda scenario, settings: "unknown" if settings.broker == "rabbitmq" else "none")
+    code, _, said = compare(half, doubtful, monkeypatch, *words, "--against", str(old))
+    assert code == 2, said
+    for path in new.glob("kafka/lost-confirm/*/verdict.json"):
         verdict = json.loads(path.read_text())
         verdict["latency_ms"]["commit_to_apply"]["p50"] *= 2
         path.write_text(json.dumps(verdict))
-    code, _, said = compare(World(keeps(300)), new, monkeypatch, *ONLY, "--against", str(old))
+    code, _, said = compare(World(keeps(300)), new, monkeypatch, *words, "--against", str(old))
     assert code == 1
-    assert "steady on kafka: commit to apply p50, ms" in said.replace("\n", " ")
+    assert "lost-confirm on kafka: commit to apply p50, ms" in said.replace("\n", " ")
     few, fewer = tmp_path / "few", tmp_path / "fewer"
     compare(World(keeps(300)), few, monkeypatch)
     assert compare(World(keeps(300)), fewer, monkeypatch, "--against", str(few))[0] == 2
