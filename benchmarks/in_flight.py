@@ -4,11 +4,15 @@ Read from the files and not from the processes: what they wrote before a publish
 """
 
 import contextlib
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import orjson
+import psutil
+
+_INSTANT = re.compile(rb'"t_ns":(\d+)')
 
 
 class PublishesInFlight:
@@ -24,7 +28,7 @@ class PublishesInFlight:
         for path in self._history.glob("*.ndjson"):
             if path.name.startswith(("relay-", "api-", "driver-")):
                 self._catch_up(path)
-        return any(self._open.values())
+        return any(open_ and _is_alive(path) for path, open_ in self._open.items())
 
     def _catch_up(self, path: Path) -> None:
         with path.open("rb") as file:
@@ -44,6 +48,9 @@ def in_flight_during(history: Path, from_ns: int, to_ns: int) -> int:
     """How many messages were handed to the broker and not yet answered at some time between two instants."""
     found: set[str] = set()
     for path in history.glob("*.ndjson"):
+        if _wrote_last_ns(path) < from_ns:
+            # A process that died before: what it left open was answered to nobody.
+            continue
         open_: set[str] = set()
         for entry in _lines(path, b'"attempted"', b'"confirmed"'):
             if entry["step"] == "attempted" and entry["t_ns"] <= to_ns:
@@ -74,6 +81,18 @@ def dead_letters(history: Path, from_ns: int) -> int:
         for entry in _lines(path, b'"dead_lettered"')
         if entry["t_ns"] >= from_ns
     )
+
+
+def _is_alive(path: Path) -> bool:
+    """Whether the process is there whose file this is (ROLE-PID-NS.ndjson)."""
+    return psutil.pid_exists(int(path.name.split("-")[-2]))
+
+
+def _wrote_last_ns(path: Path) -> int:
+    """When the last line was written, a torn one too; 0: none."""
+    text = path.read_bytes()
+    found = _INSTANT.match(text, max(0, text.rfind(b'"t_ns"')))
+    return int(found[1]) if found else 0
 
 
 def _lines(path: Path, *marks: bytes) -> Iterator[dict[str, Any]]:

@@ -189,7 +189,7 @@ def _write_history(context: dict[str, Any], **_: Any) -> None:
     if recorder is None:
         return
     if "skipped_ns" in context:
-        recorder.skipped([context["skipped_ns"]])
+        recorder.skipped([context["skipped_ns"]], context["has_key"])
     elif "key" in context:
         recorder.answered([context["key"]], [context["outcome"]])
 
@@ -266,7 +266,7 @@ class Source(FastHttpUser):
             response_time=0,
             response_length=0,
             exception=OverflowError(f"{self.load.max_in_flight} requests are open"),
-            context={"skipped_ns": intended_ns},
+            context={"skipped_ns": intended_ns, "has_key": ask.has_key},
         )
 
     def send(self, ask: Ask, intended_ns: int) -> None:

@@ -84,8 +84,8 @@ STRATEGIES = (
 )  # fmt: skip
 """The ways people do it wrong, each under the fault that shows it (tests/system/test_ablation_table.py)."""
 MORE_STRATEGIES = (
-    Factor("steady", ("consume_strategy=unique-constraint", "faults=consumer-crash-after-claim@8"),
-           shows=("lost",), allows=("out_of_order",)),
+    Factor("outbox-steady", ("consume_strategy=unique-constraint", "load.rate_per_s=50",
+                             "faults=consumer-crash-after-claim@8"), shows=("lost",), allows=("out_of_order",)),
     Factor("poison", ("on_error=swallow",), shows=("lost",)),
     Factor("kill-mid-publish", ("publish_strategy=direct-in-transaction",),
            shows=("lost",), allows=("phantom", "out_of_order")),
@@ -97,6 +97,8 @@ MORE_STRATEGIES = (
                                "faults=consumer-crash-before-commit@8"), shows=("duplicated_effects",))
       for strategy in ("check-then-act", "lock", "two-stage")),
 )  # fmt: skip
+"""Those at the outbox lose or double what they die in, if it has an effect that no state guards: their one group counts
+views, and each view has."""
 _DIRECT, _OUTBOX, *_GUARANTEED = (step.sets for step in ladder.STEPS)
 LADDER = (
     Factor(ladder.SCENARIO, _DIRECT, shows=("lost", "duplicated_effects"), allows=("out_of_order",)),
@@ -104,7 +106,6 @@ LADDER = (
     *(Factor(ladder.SCENARIO, sets) for sets in _GUARANTEED),
 )
 """Five steps, each one change away from the one before it; the last three promise what everything else does."""
-"""The last three act before they record: only an effect that no state guards shows it, and their one group has such."""
 CLAIMED = (
     Factor("kill-mid-publish", ("durability=fsynced",)),
     Factor("kill-mid-publish", ("durability=fire-and-forget",), allows=("lost",)),

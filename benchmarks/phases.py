@@ -181,10 +181,13 @@ class _Run:
         self.show(Moment("check", 5))
         self.recorder.phase("check", complete=self.drained)
         self.system.stop_roles()
-        if self.start_ns:
-            self.system.export_ledger(self.folder / "ledger")
-        self.recorder.close()
-        (self.folder / "run.json").write_text(json.dumps(self._run_file(), indent=2, default=str) + "\n")
+        try:
+            if self.start_ns:
+                self.system.export_ledger(self.folder / "ledger")
+        finally:
+            # Whatever became of the ledger: with a part of it the verdict is unknown, without this file there is none.
+            self.recorder.close()
+            (self.folder / "run.json").write_text(json.dumps(self._run_file(), indent=2, default=str) + "\n")
 
     def _settle(self, began_s: float, quiet_polls: int = 3, patience_s: float = float("inf")) -> bool:
         """Whether nothing was owed, several times in a row, before the drain's time or the patience ran out."""

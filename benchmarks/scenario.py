@@ -124,7 +124,9 @@ class Scenario(_Part):
     faults: tuple[Fault, ...] = ()
     random_faults: int = Field(0, ge=0, le=10_000)
     """So many faults drawn by the seed, instead of `faults`."""
-    forbids: tuple[str, ...] = ("lost", "unstored", "phantom", "duplicated_effects", "out_of_order", "dead_lettered")
+    forbids: tuple[str, ...] = (
+        "lost", "unstored", "phantom", "duplicated_effects", "out_of_order", "dead_lettered", "parked",
+    )  # fmt: skip
     """The contract: anomalies that make a run invalid. Others are reported."""
     drain_s: Annotated[float, Field(gt=0, le=3_600)] = 60
     settings: dict[str, str | int | float | bool] = Field(default_factory=dict)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from faults.network import Proxy, Rule, bandwidth, black_hole, latency, lost_confirm, reset
-from servers.lifecycle import HasAlarms, Server
+from servers.lifecycle import HasAlarms, Server, stop_to_start_again
 
 LATENCY_S = 0.1
 BANDWIDTH_BYTES_PER_S = 200_000
@@ -128,7 +128,7 @@ _FAULTS = (
         "restart",
         "broker",
         "the broker is stopped in good order and started again",
-        lambda lab: lab.broker_server.stop(),
+        lambda lab: stop_to_start_again(lab.broker_server),
         lambda lab: lab.broker_server.start(),
         "publishes",
         lasts_s=(0.0, 2.0),

@@ -24,6 +24,8 @@ class PlannedFault(BaseModel):
     """Seconds after the load phase began."""
     fired_at_s: float | None = None
     """None: its trigger never held, so the run did not do what it was to do."""
+    missed: str = ""
+    """Why, where it did not."""
     evidence: str | None = None
     """What shows that it struck, e.g. how many publishes were in flight."""
 

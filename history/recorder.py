@@ -84,9 +84,12 @@ class Recorder:
         """What the API answered: acknowledged, rejected, or unknown (silence, a broken connection, a 5xx)."""
         self.reach(Step.ANSWERED, ids, outcomes=outcomes)
 
-    def skipped(self, intended_ns: Sequence[int]) -> None:
-        """Arrivals that were due and were not sent: the schedule slipped."""
-        self._event("skipped", count=len(intended_ns), intended_ns=intended_ns)
+    def skipped(self, intended_ns: Sequence[int], has_key: bool = True) -> None:
+        """Arrivals that were due and were not sent: the schedule slipped.
+
+        `has_key`: sent, they would stand at the client boundary, as `requested`. Only such are counted on both sides.
+        """
+        self._event("skipped", count=len(intended_ns) if has_key else 0, intended_ns=intended_ns)
 
     def malformed(self, group: str, topic: str, reason: str) -> None:
         self._event("malformed", group=group, topic=topic, reason=reason)

@@ -15,6 +15,16 @@ class NotControlled(ServerFailed):
         super().__init__(f"the testbed cannot {action} {name} as it runs here; use another --provider or --broker")
 
 
+def stop_to_start_again(server: "Server") -> None:
+    """`stop` leaves a service that is not ours running, without a word: as a fault that would be none.
+
+    Raises NotControlled.
+    """
+    server.stop()
+    if server.is_running():
+        raise NotControlled(server.name, "stop")
+
+
 class Server(Protocol):
     """One service (PostgreSQL, Kafka, RabbitMQ) with its own folder, ports and log. State lives in the folder,
     so another process can take it up again (`attach`)."""

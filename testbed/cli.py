@@ -1,6 +1,7 @@
 """The command line. Exit 0: valid or done; 1: a promise was broken; 2: could not tell or could not run."""
 
 import sys
+import traceback
 from collections.abc import Mapping, Sequence
 from importlib import import_module
 
@@ -51,6 +52,10 @@ def main() -> None:
         application(sys.argv[1:])()
     except (SettingError, ServerFailed, DatabaseUnavailable, BrokerError) as error:
         typer.echo(str(error), err=True)
+        sys.exit(COULD_NOT_RUN)
+    except Exception:  # noqa: BLE001
+        # Python would exit with 1, which says that a promise was broken.
+        traceback.print_exc()
         sys.exit(COULD_NOT_RUN)
 
 

@@ -23,7 +23,7 @@ from brokers.rabbitmq import server as rabbitmq
 from faults.catalogue import FAULTS as CATALOGUE
 from servers import container, postgres
 from servers.cache import locked
-from servers.lifecycle import HasAlarms, NotControlled, Server, ServerFailed
+from servers.lifecycle import HasAlarms, NotControlled, Server, ServerFailed, stop_to_start_again
 from servers.process import ProcessServer, end_orphans, write_atomically
 from testbed import doctor
 from testbed.folders import cache_folder, rabbitmq_home, state_folder
@@ -294,7 +294,7 @@ def inject(fault: str, server: Server, for_s: float | None) -> None:
     if fault == "database-restart":
         return inject("sigkill", server, for_s or 0.0)
     if fault == "restart":
-        server.stop()
+        stop_to_start_again(server)
         _last(for_s or 0.0)
         return server.start()
     if fault in ("memory-alarm", "disk-alarm"):

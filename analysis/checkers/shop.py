@@ -44,6 +44,7 @@ FILES = {
     "sagas": {"order_id": "VARCHAR", "step": "VARCHAR", "status": "VARCHAR", "failure": "VARCHAR"},
     "outside_calls": {"kind": "VARCHAR", "key": "VARCHAR", "amount": "DECIMAL(20, 2)", "did_work": "BOOLEAN"},
     "deliveries": {"kind": "VARCHAR", "key": "VARCHAR"},
+    "product_metrics": {"product_id": "VARCHAR", "views": "BIGINT"},
 }
 
 MAY_LACK = ("failure",)
@@ -236,6 +237,22 @@ def _no_hung_saga(facts: Facts) -> Invariant:
     return Invariant(False, f"{len(hung)} sagas hang, e.g. that of {order} is {status} at {step}")
 
 
+def _views_counted(facts: Facts) -> Invariant:
+    """A view has no order, stock or money beside it: a count that another one overwrote is missed nowhere else. One
+    that was counted twice stands twice on both sides; as an effect it is doubled."""
+    wrong = facts.rows(
+        """SELECT product_id, coalesce(m.views, 0), coalesce(c.views, 0) FROM ledger_product_metrics m FULL JOIN (
+            SELECT e.aggregate_id AS product_id, count(*) AS views FROM effect f JOIN event e USING (id)
+            WHERE f.g = 'product-metrics' AND f.effect = 'view_counted' GROUP BY e.aggregate_id) c USING (product_id)
+        WHERE coalesce(m.views, 0) <> coalesce(c.views, 0) ORDER BY 1"""
+    )
+    if not wrong:
+        views = facts.one("SELECT coalesce(sum(views), 0)::BIGINT FROM ledger_product_metrics")
+        return Invariant(True, f"{views} views: each product has as many as were counted")
+    product, views, counted = wrong[0]
+    return Invariant(False, f"{len(wrong)} products, e.g. {product} has {views} views, and {counted} were counted")
+
+
 INVARIANTS: dict[str, tuple[frozenset[str], Callable[[Facts], Invariant]]] = {
     "stock_conserved": (frozenset({"products", "stock_reservations"}), _stock_conserved),
     "stock_not_negative": (frozenset({"products"}), _stock_not_negative),
@@ -246,6 +263,7 @@ INVARIANTS: dict[str, tuple[frozenset[str], Callable[[Facts], Invariant]]] = {
     "delivered_once": (frozenset({"outside_calls", "deliveries"}), _delivered_once),
     "final_states_kept": (frozenset({"orders"}), _final_states_kept),
     "no_hung_saga": (frozenset({"sagas"}), _no_hung_saga),
+    "views_counted": (frozenset({"product_metrics"}), _views_counted),
     "answer_has_order": (frozenset({"orders"}), _answer_has_order),
     "one_order_per_request": (frozenset({"orders"}), _one_order_per_request),
 }

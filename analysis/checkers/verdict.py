@@ -141,7 +141,7 @@ def _doubts(facts: Facts) -> list[str]:
     doubts += _cut_files(facts)
     doubts += _drain_doubts(facts)
     doubts += [
-        f"fault {fault.fault}, planned for {fault.planned_at_s:g} s, never struck"
+        f"fault {fault.fault}, planned for {fault.planned_at_s:g} s: {fault.missed or 'never struck'}"
         for fault in facts.run.faults
         if fault.fired_at_s is None
     ]

@@ -43,7 +43,7 @@ def uses(facts: Facts, window: Window) -> dict[str, Use]:
 
 
 def slip(facts: Facts, window: Window) -> float | None:
-    """Share of the scheduled arrivals that were not sent, 0 to 1; None where nothing was scheduled."""
+    """Share of the scheduled arrivals with an idempotency key that were not sent, 0 to 1; None without such."""
     sent, skipped = facts.rows(
         f"""SELECT (SELECT count(*) FROM seen WHERE step = 'requested'
                 AND intended_ns >= {window.from_ns} AND intended_ns < {window.to_ns}),
@@ -63,6 +63,9 @@ def backlog_s(facts: Facts, window: Window) -> float | None:
         rate = facts.run.schedule.rate_per_s
         late_s, lag = _last_arrival_late_s(facts), _lag_at_the_end(facts, window)
         return None if late_s is None or lag is None or not rate else round(max(late_s, lag / rate), 3)
+    # The phase ends with the driver, which waits for its last answers: till then part of the backlog is worked off.
+    due_ns = min(window.to_ns, window.from_ns + round((facts.run.schedule.load_s or window.length_s) * 1e9))
+    window = Window(window.from_ns, due_ns)
     inside = f"t_ns >= {window.from_ns} AND t_ns < {window.to_ns}"
     depth, committed = facts.rows(
         f"""SELECT (SELECT arg_max(depth_messages, t_ns) FROM said WHERE step = 'outbox' AND {inside}),
@@ -139,13 +142,15 @@ def per_million(facts: Facts, window: Window, used: dict[str, Use]) -> dict[str,
     )
     if not messages:
         return {}
-    millions = messages / 1e6
-    return {
-        part: {
+    found = {}
+    for part, use in used.items():
+        # Of the messages as many as fall to the time between the samples, which is a second or two less than the load.
+        millions = messages / 1e6 * (use.length_s / window.length_s if use.length_s else 1.0)
+        found[part] = {
             "cpu_s_per_million": round(use.cpu_s / millions, 3),
             "rss_bytes": float(use.rss_bytes),
             "disk_bytes_per_million": round(use.disk_bytes / millions),
         }
-        | ({} if use.network_bytes is None else {"network_bytes_per_million": round(use.network_bytes / millions)})
-        for part, use in used.items()
-    }
+        if use.network_bytes is not None:
+            found[part]["network_bytes_per_million"] = round(use.network_bytes / millions)
+    return found

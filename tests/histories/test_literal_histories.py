@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from analysis.checkers.verdict import Judgement, judge_folder
+from benchmarks.scenario import Scenario
 from tests.histories.writing import Run
 
 LEDGER = ("requests", "events", "pending", "inbox", "effects", "failed_events")
@@ -300,6 +301,12 @@ def test_an_anomaly_that_the_contract_allows_is_told_and_breaks_nothing(case: st
     found = judged(run, tmp_path)
     assert (found.word, found.reasons) == ("valid", [])
     assert [(anomaly.name, anomaly.forbidden) for anomaly in found.anomalies] == [(name, False) for name in expected]
+
+
+def test_a_run_whose_relay_holds_everything_back_keeps_no_promise(tmp_path: Path) -> None:
+    forbids = Scenario.model_fields["forbids"].default
+    run = Tiny(contract=forbids).event("e").pending("e", parked=True).event("f", 2).done("f")
+    assert judged(run, tmp_path).word == "invalid"
 
 
 def test_the_counts_of_a_group_are_its_own(tmp_path: Path) -> None:

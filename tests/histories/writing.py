@@ -90,6 +90,7 @@ def clean_run(
             "sagas",
             "outside_calls",
             "deliveries",
+            "product_metrics",
         )
     }
     ledger["subscriptions"] = [{"group": g, "event_type": t} for g, types in GROUPS.items() for t in types]

@@ -111,6 +111,36 @@ def test_work_that_waits_is_counted_at_the_rate_of_events_and_not_of_orders(
     assert (found.saturated == "none") == (backlog_s < 2)
 
 
+@pytest.mark.parametrize("step", ["outbox", "lag"])
+def test_what_was_worked_off_while_the_driver_waited_for_its_last_answers_still_waited_when_the_load_ended(
+    step: str, tmp_path: Path
+) -> None:
+    run = clean_run(orders=400, rate_per_s=40, warm_up_s=2.0, load_s=8.0)
+    ends = [line for line in run.lines("phase") if line["phase"] in ("heal", "drain", "check")]
+    late_ns = ends[0]["t_ns"] + 2 * S
+    for line in ends:
+        line["t_ns"] += 3 * S
+    waiting = "depth_messages" if step == "outbox" else "lag_messages"
+    for line in run.lines(step):
+        line[waiting] = 240
+    run.history["parent-6.ndjson"] += [line | {"t_ns": late_ns, waiting: 0} for line in run.lines(step)[-2:]]
+    found = measured(run, tmp_path)
+    assert found.backlog_s is not None
+    assert found.backlog_s > 2
+    assert found.saturated != "none"
+
+
+def test_what_a_part_used_is_of_the_messages_between_its_samples(tmp_path: Path) -> None:
+    run = clean_run(orders=400, rate_per_s=40, warm_up_s=2.0, load_s=8.0)
+    whole = measured(run, tmp_path / "a").resources["broker"]
+    middle_ns = START + 6 * S
+    for name, lines in run.history.items():
+        run.history[name] = [line for line in lines if line["step"] != "sample" or line["t_ns"] < middle_ns]
+    half = measured(run, tmp_path / "b").resources["broker"]
+    for name in ("cpu_s_per_million", "disk_bytes_per_million", "network_bytes_per_million"):
+        assert half[name] == pytest.approx(whole[name], rel=0.02)
+
+
 def test_recovery_counts_only_work_begun_after_the_fault(tmp_path: Path) -> None:
     run = one_order()
     lines = run.history["all-1.ndjson"]

@@ -249,7 +249,12 @@ def _hang(run: Run) -> None:
     run.ledger["sagas"][0] |= {"step": "ORDER_CREATED", "status": "RUNNING"}
 
 
+def _write_over_a_view(run: Run) -> None:
+    run.ledger["product_metrics"].append({"product_id": "1", "views": 3})
+
+
 BROKEN_BOOKS = {
+    "views_counted": _write_over_a_view,
     "stock_follows_order": _hold_too_little,
     "payment_follows_order": _pay_without_payment,
     "money_conserved": _charge_twice,

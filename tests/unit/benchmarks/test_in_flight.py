@@ -1,6 +1,7 @@
 """What is in flight is told from lines that another process appends while we look."""
 
 import json
+import subprocess
 from pathlib import Path
 
 from benchmarks.in_flight import PublishesInFlight, dead_letters, in_flight_during, unknown_outcomes
@@ -20,6 +21,16 @@ def test_a_publish_is_in_flight_from_its_attempt_to_its_outcomes(tmp_path: Path)
     assert watch.any()
     append(relay, '{"t_ns":3,"step":"confirmed","ids":["a","b"],"outcomes":["confirmed","unknown"]}\n')
     assert not watch.any()
+
+
+def test_what_a_process_that_died_left_open_is_in_flight_no_more(tmp_path: Path) -> None:
+    gone = subprocess.Popen(["true"])
+    assert gone.wait() == 0
+    relay = tmp_path / f"relay-{gone.pid}-1.ndjson"
+    append(relay, '{"t_ns":2,"step":"attempted","ids":["a"]}\n')
+    assert not PublishesInFlight(tmp_path).any()
+    assert in_flight_during(tmp_path, 1, 9) == 1
+    assert in_flight_during(tmp_path, 3, 9) == 0
 
 
 def test_a_line_still_being_written_waits_for_its_end(tmp_path: Path) -> None:

@@ -3,7 +3,8 @@
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import cast
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
@@ -12,6 +13,9 @@ from faults.crash import parse_crash_point
 from faults.injector import Injector, Planned
 from faults.network import Rule
 from history.recorder import Recorder
+from servers.container import External
+from servers.lifecycle import NotControlled
+from testbed.services import inject
 
 
 class Role:
@@ -118,3 +122,12 @@ def test_every_fault_says_what_it_does() -> None:
 def test_a_wrong_crash_point_is_refused_with_the_steps_there_are(text: str) -> None:
     with pytest.raises(ValueError, match="use STEP or STEP@EPOCH_S"):
         parse_crash_point(text)
+
+
+def test_a_broker_that_is_not_ours_is_not_called_restarted(tmp_path: Path) -> None:
+    theirs = External("kafka", tmp_path, "127.0.0.1:9", lambda url, timeout_s: None)
+    lab: Any = SimpleNamespace(broker_server=theirs)
+    with pytest.raises(NotControlled, match="cannot stop kafka as it runs here"):
+        FAULTS["restart"].inject(lab)
+    with pytest.raises(NotControlled, match="cannot stop kafka as it runs here"):
+        inject("restart", theirs, None)

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from benchmarks.scenario import Fault, Load, Roles, ScenarioError, names
 from faults.catalogue import FAULTS
 from servers.lifecycle import ServerFailed
-from testbed import experiments
+from testbed import cli, experiments
 from testbed.cli import application
 from testbed.experiments import Board, prepare, run_once
 from testbed.settings import SettingError
@@ -158,3 +158,18 @@ def test_the_machine_is_measured_before_anything_of_the_run_is_started_on_it(
     with pytest.raises(ServerFailed, match="enough"), Board() as board:
         run_once(*prepare("steady", "rabbitmq", 1, []), tmp_path / "run", "auto", board)
     assert did == ["measured", "started"]
+
+
+def test_an_error_that_nobody_expected_is_not_called_a_broken_promise(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Python ends with 1 after a traceback, which is the word for a broken promise."""
+
+    def fails(words: object) -> None:
+        raise ZeroDivisionError("a bug")
+
+    monkeypatch.setattr(cli, "application", fails)
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 2
+    assert "ZeroDivisionError: a bug" in capsys.readouterr().err
