@@ -80,20 +80,18 @@ class Lesson(NamedTuple):
 
 
 def rungs(results: Sequence[Result]) -> list[Rung]:
-    """In the ladder's order, kafka first; absent is a step that was not run, not seen to its end, or only on a machine
-    that was not as fast as usual."""
+    """In the ladder's order, kafka first; a step that was not run, or not seen to its end, is absent.
+
+    How much got done is told only by runs on a machine that was as fast as usual: harm is harm on any.
+    """
     typical = typical_work_per_s(results)
-    judged = [
-        result
-        for result in results
-        if result.run.scenario == SCENARIO and _is_told(result) and abs(drift(result, typical)) <= DRIFT_ALLOWED_RATIO
-    ]
+    judged = [result for result in results if result.run.scenario == SCENARIO and _is_told(result)]
     found = []
     for step in STEPS:
         for broker in BROKERS:
             runs = [run for run in on(judged, broker) if set(run.variant) == set(step.sets)]
             if runs:
-                found.append(_rung(step, broker, runs))
+                found.append(_rung(step, broker, runs, typical))
     return found
 
 
@@ -125,16 +123,17 @@ def _is_told(result: Result) -> bool:
     return is_seen and result.word != "unknown"
 
 
-def _rung(step: Step, broker: str, runs: Sequence[Result]) -> Rung:
+def _rung(step: Step, broker: str, runs: Sequence[Result], typical_work_per_s: float | None) -> Rung:
+    timed = [run for run in runs if abs(drift(run, typical_work_per_s)) <= DRIFT_ALLOWED_RATIO]
     return Rung(
         step,
         broker,
         len(runs),
         sum(run.count("lost") or 0 for run in runs),
         sum(run.count("duplicated_effects") or 0 for run in runs),
-        median_of_known([run.verdict["throughput_per_s"].get("applied") for run in runs]),
-        median_of_known([run.highest("acked_per_s") for run in runs]),
-        median_of_known([run.latency_ms("commit_to_apply", "p99") for run in runs]),
+        median_of_known([run.verdict["throughput_per_s"].get("applied") for run in timed]),
+        median_of_known([run.highest("acked_per_s") for run in timed]),
+        median_of_known([run.latency_ms("commit_to_apply", "p99") for run in timed]),
         sum(run.word == "invalid" for run in runs),
     )
 
