@@ -84,10 +84,11 @@ class RunLab:
         self._proxy = proxy
         self._slowed: Slowed | None = None
         self._scenario = scenario
-        self._folder = folder
+        # The roles run in the clone's folder, wherever this was called from.
+        self._folder = folder.absolute()
         self._recorder = recorder
         self._port, self._outside_port = free_ports(2)
-        self._outside_record = folder / "ledger" / "outside_calls.ndjson"
+        self._outside_record = self._folder / "ledger" / "outside_calls.ndjson"
         self._database_name = f"run_{uuid.uuid4().hex[:12]}"
         self._settings = settings.model_copy(update={**self._addresses(), "topic_prefix": f"{self._database_name}."})
         (self._folder / "logs").mkdir(parents=True, exist_ok=True)
