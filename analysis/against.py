@@ -101,7 +101,7 @@ def _unlike(old: Sequence[Result], new: Sequence[Result]) -> str:
         (r.run.schedule.rate_per_s, r.run.schedule.load_s) for r in new
     }:
         return "another load"
-    if {tuple(sorted(run.run.contract)) for run in old} != {tuple(sorted(run.run.contract)) for run in new}:
+    if {run.contract for run in old} != {run.contract for run in new}:
         return "another contract"
     speeds = [[run.work_per_s for run in runs if run.work_per_s] for runs in (old, new)]
     if all(speeds) and abs(median(speeds[1]) / median(speeds[0]) - 1) > DRIFT_ALLOWED_RATIO:

@@ -28,14 +28,10 @@ class Carried(NamedTuple):
     limit: str
 
 
-def at_broker(result: Result) -> bool:
-    return result.run.schedule.level == "broker"
-
-
 def carried(results: Sequence[Result]) -> list[Carried]:
     """Every judged run at broker level in which nothing was broken on purpose, by case; the lowest rate first."""
     found = []
-    for case, runs in by_case([run for run in results if at_broker(run)]).items():
+    for case, runs in by_case([run for run in results if run.at_broker]).items():
         for broker in BROKERS:
             found += [
                 Carried(
@@ -59,7 +55,7 @@ def carried(results: Sequence[Result]) -> list[Carried]:
 def beside(results: Sequence[Result]) -> list[str]:
     """Which cases do not compare what the brokers carry, by what their limits were; then what does, or that nothing."""
     kinds: dict[str, list[str]] = {}
-    for case, runs in by_case([run for run in results if not at_broker(run) and not run.naive]).items():
+    for case, runs in by_case([run for run in results if not run.at_broker and not run.naive]).items():
         sides = {broker: sorted({limit(run) for run in on(runs, broker)}) for broker in BROKERS}
         if all(sides.values()) and any(limits != ["broker"] for limits in sides.values()):
             said = " and ".join(f"{' or '.join(limits)} on {broker}" for broker, limits in sides.items())

@@ -68,13 +68,12 @@ def either(*which: Which) -> Which:
 
 
 def of_the_shop(run: Result) -> bool:
-    """With outbox and inbox: at broker level there is neither."""
-    return run.run.schedule.level != "broker"
+    """Of the shop as it is, with nothing set otherwise."""
+    return default_in()(run) and not run.at_broker
 
 
 def faulty(run: Result) -> bool:
-    """Of the shop as it is, with nothing set otherwise."""
-    return default_in()(run) and of_the_shop(run) and bool(run.verdict["faults"])
+    return of_the_shop(run) and bool(run.verdict["faults"])
 
 
 def totals(which: Which, *counts: str) -> Look:
@@ -291,7 +290,7 @@ CLAIMS = (
     Claim("C32", "Retrying for ever blocks what is behind", "poison with on_error=forever",
           totals(naive("on_error=forever"), "applied", "unseen"), sees_unjudged=True),
     Claim("C33", "Order holds only within a key", "any scenario",
-          overall(lambda run: default_in()(run) and of_the_shop(run), "out_of_order")),
+          overall(of_the_shop, "out_of_order")),
     Claim("C34", "More consumers raise the rate", "steady with roles.consumers",
           spans(varied("roles.consumers"), "commit_to_apply")),
     Claim("C35", "The queue takes a burst", "spike", burst),

@@ -34,6 +34,10 @@ class CellNote(BaseModel):
     allows: tuple[str, ...] = ()
     overload: bool = False
 
+    @property
+    def was_run(self) -> bool:
+        return self.state not in ("left out", "not run")
+
 
 class Comparison(BaseModel):
     """The whole matrix."""
@@ -55,7 +59,7 @@ class Comparison(BaseModel):
 
     @property
     def left_out(self) -> list[CellNote]:
-        return [cell for cell in self.cells if cell.state in ("left out", "not run")]
+        return [cell for cell in self.cells if not cell.was_run]
 
     @property
     def exit_code(self) -> int:
@@ -110,5 +114,5 @@ def run_folders(folder: Path, comparison: Comparison) -> list[Path]:
 
     Where a cell was not reached, what lies there is of an earlier one.
     """
-    found = [folder / cell.folder for cell in comparison.cells if cell.state not in ("left out", "not run")]
+    found = [folder / cell.folder for cell in comparison.cells if cell.was_run]
     return [each for each in found if (each / "run.json").is_file()]

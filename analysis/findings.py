@@ -72,6 +72,15 @@ class Result:
         return (*named, *(f"{seam}={value}" for seam, value in seams.items()))
 
     @property
+    def at_broker(self) -> bool:
+        """Driver and receiver spoke to the broker: no outbox, no inbox, no database."""
+        return self.run.schedule.level == "broker"
+
+    @property
+    def contract(self) -> tuple[str, ...]:
+        return tuple(sorted(self.run.contract))
+
+    @property
     def work_per_s(self) -> float | None:
         """How fast the machine was just before the run."""
         found = self.run.machine.get("work_per_s")
@@ -220,7 +229,7 @@ def _unequal(case: str, runs: Sequence[Result]) -> list[str]:
     for name, value in (
         ("rate", lambda r: r.run.schedule.rate_per_s),
         ("measured load", lambda r: r.run.schedule.load_s),
-        ("contract", lambda r: tuple(sorted(r.run.contract))),
+        ("contract", lambda r: r.contract),
         ("strategies", lambda r: tuple(sorted((k, str(v)) for k, v in r.run.strategies.items()))),
         ("code revision", lambda r: r.run.git_revision),
     ):
@@ -357,7 +366,7 @@ def answer(results: Sequence[Result], rows: Sequence[Compared]) -> list[str]:
 def _by_chance(sure: Sequence[Compared]) -> str:
     """Three repeats a side: the interval is their whole range, and 2 of the 20 ways to deal six runs to two sides leave
     these ranges apart."""
-    few = sum(row.estimate is not None and row.estimate.repeats == 3 for row in sure)
+    few = sum(row.repeats == 3 for row in sure)
     if not few:
         return ""
     return (
@@ -405,8 +414,8 @@ def _promises(results: Sequence[Result]) -> str:
     if valid:
         # At broker level there is no database to commit to: messages alone, and fewer promises.
         sides = (
-            ("committed events", [run for run in valid if run.run.schedule.level != "broker"]),
-            ("messages of the driver alone", [run for run in valid if run.run.schedule.level == "broker"]),
+            ("committed events", [run for run in valid if not run.at_broker]),
+            ("messages of the driver alone", [run for run in valid if run.at_broker]),
         )
         over = (f"{sum(run.count('committed') or 0 for run in runs):,} {what}" for what, runs in sides if runs)
         parts.append(

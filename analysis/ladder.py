@@ -52,14 +52,13 @@ class Rung(NamedTuple):
     """Messages acked in the busiest second, repeats too: what the step can do when much is waiting."""
     p99_ms: float | None
     """From commit to effect; what waits while the broker is away is in it, what was lost is not."""
+    broken: int = 0
+    """Runs that broke their contract, in whatever promise."""
 
     @property
     def place(self) -> str:
         """Its anchor on the page."""
         return f"ladder-{self.broker}-{self.step.name}"
-
-    broken: int = 0
-    """Runs that broke their contract, in whatever promise."""
 
     @property
     def is_whole(self) -> bool:

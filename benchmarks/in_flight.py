@@ -48,11 +48,12 @@ def in_flight_during(history: Path, from_ns: int, to_ns: int) -> int:
     """How many messages were handed to the broker and not yet answered at some time between two instants."""
     found: set[str] = set()
     for path in history.glob("*.ndjson"):
-        if _wrote_last_ns(path) < from_ns:
+        text = path.read_bytes()
+        if _last_ns(text) < from_ns:
             # A process that died before: what it left open was answered to nobody.
             continue
         open_: set[str] = set()
-        for entry in _lines(path, b'"attempted"', b'"confirmed"'):
+        for entry in _lines(text, b'"attempted"', b'"confirmed"'):
             if entry["step"] == "attempted" and entry["t_ns"] <= to_ns:
                 open_.update(entry["ids"])
             elif entry["step"] == "confirmed":
@@ -68,7 +69,7 @@ def unknown_outcomes(history: Path, from_ns: int, to_ns: int) -> int:
     return sum(
         entry["outcomes"].count("unknown")
         for path in history.glob("*.ndjson")
-        for entry in _lines(path, b'"unknown"')
+        for entry in _lines(path.read_bytes(), b'"unknown"')
         if entry["step"] == "confirmed" and from_ns <= entry["t_ns"] <= to_ns
     )
 
@@ -78,7 +79,7 @@ def dead_letters(history: Path, from_ns: int) -> int:
     return sum(
         entry["outcomes"].count("dead_lettered")
         for path in history.glob("consumer-*.ndjson")
-        for entry in _lines(path, b'"dead_lettered"')
+        for entry in _lines(path.read_bytes(), b'"dead_lettered"')
         if entry["t_ns"] >= from_ns
     )
 
@@ -88,16 +89,15 @@ def _is_alive(path: Path) -> bool:
     return psutil.pid_exists(int(path.name.split("-")[-2]))
 
 
-def _wrote_last_ns(path: Path) -> int:
+def _last_ns(text: bytes) -> int:
     """When the last line was written, a torn one too; 0: none."""
-    text = path.read_bytes()
     found = _INSTANT.match(text, max(0, text.rfind(b'"t_ns"')))
     return int(found[1]) if found else 0
 
 
-def _lines(path: Path, *marks: bytes) -> Iterator[dict[str, Any]]:
+def _lines(text: bytes, *marks: bytes) -> Iterator[dict[str, Any]]:
     """The lines that hold one of these words; not the torn last one of a killed process."""
-    for line in path.read_bytes().splitlines():
+    for line in text.splitlines():
         if any(mark in line for mark in marks):
             with contextlib.suppress(orjson.JSONDecodeError):
                 yield orjson.loads(line)

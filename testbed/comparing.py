@@ -142,8 +142,9 @@ def is_done(folder: Path, scenario: Scenario, settings: Settings, sets: list[str
     plan = json.loads(scenario.model_dump_json())
     wanted = json.loads(json.dumps(wiring.effective_settings(settings), default=str))
     same = all(run["settings"].get(name) == value for name, value in wanted.items() if name in Settings.model_fields)
-    same = same and run.get("git_revision") == git_revision()
-    return bool(run["seed"] == settings.seed and run.get("sets") == sets and run.get("plan") == plan and same)
+    same = same and run["seed"] == settings.seed and run.get("sets") == sets and run.get("plan") == plan
+    # Last: it asks git.
+    return bool(same and run.get("git_revision") == git_revision())
 
 
 def drained_in_vain(run: dict[str, Any], scenario: Scenario) -> bool:
@@ -244,16 +245,14 @@ class _Comparing:
                 self._mark(cell, "left out", str(error))
             self._write()
             return
-        if fresh and not matrix.fits(Pair(tuple(fresh)), self._spent_s(), self.budget_s, self._overhead_s()):
-            for cell in fresh:
-                self._mark(cell, "left out", "the budget did not reach it")
-            self._write()
-        else:
-            fresh = []
+        fits = not fresh or matrix.fits(Pair(tuple(fresh)), self._spent_s(), self.budget_s, self._overhead_s())
         for cell in pair.cells:
-            if cell not in fresh:
+            if fits or cell not in fresh:
                 self._tell_left(pairs)
                 self._run(cell)
+            else:
+                self._mark(cell, "left out", "the budget did not reach it")
+                self._write()
 
     def _find_rates(self) -> None:
         """The highest rate that each broker sustains, by short runs."""
@@ -305,12 +304,14 @@ class _Comparing:
             console.print(f"{cell.name} on {cell.broker}, repeat {cell.repeat}: done before, kept")
         else:
             done = self._run_fresh(cell)
-        run = json.loads((cell.folder(self.out) / "run.json").read_text())
-        overloaded = cell.overload and drained_in_vain(run, self._prepared(cell)[0])
-        state, why = judge_cell(done, cell.shows, cell.allows, overloaded)
+        state, why = judge_cell(done, cell.shows, cell.allows, cell.overload and self._drained_in_vain(cell))
         self._mark(cell, state, why)
         self._write()
         return done
+
+    def _drained_in_vain(self, cell: Cell) -> bool:
+        run = json.loads((cell.folder(self.out) / "run.json").read_text())
+        return drained_in_vain(run, self._prepared(cell)[0])
 
     def _run_fresh(self, cell: Cell) -> dict[str, Any]:
         folder = cell.folder(self.out)

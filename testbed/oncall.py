@@ -17,7 +17,7 @@ from sqlalchemy import func, select
 
 from analysis.rendering.closing import closing_report
 from core.api.problems import CannotDo
-from core.inbox.dead_letters import CannotRedo, list_letters, places_of_letters, show_letter
+from core.inbox.dead_letters import CannotRedo, list_letters, show_letter
 from core.inbox.letters import envelope_of
 from core.journey import NoProbe
 from core.messaging.ports import Broker
@@ -100,7 +100,7 @@ def list_them(
         else:
             engine, tables = at.database.engine, at.database.messaging
             of_topic = at.operations.topic_of(topic) if topic else None
-            of_group = _known_group(at, group) if group else None
+            of_group = at.operations.group_of_letters(group) if group else None
             letters = list_letters(engine, tables, of_topic, of_group, limit, with_redone=with_redone)
             names = ("id", "topic", "consumer_group", "event_type", "event_id", "key", "attempts", "last_failed_at")
             rows = [{name: row[name] for name in (*names, "redone_at", "reason")} for row in letters]
@@ -307,14 +307,6 @@ def _event_id(text: str) -> None:
         UUID(text)
     except ValueError as error:
         raise typer.BadParameter(f"--event {text}: use an event id as `testbed trace` shows it, a UUID") from error
-
-
-def _known_group(at: OnCall, group: str) -> str:
-    """A letter may be of a group that this code has no more; what neither knows is a slip of the pen."""
-    known = places_of_letters(at.database.engine, at.database.messaging)[1].union(wiring.groups(at.settings))
-    if group not in known:
-        raise CannotDo(f"no consumer group {group!r}; use one of {', '.join(sorted(known))}")
-    return group
 
 
 @contextmanager

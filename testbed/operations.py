@@ -1,7 +1,7 @@
 """What people on call can do to a running system; the command line and the admin endpoints both go through here."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
@@ -181,9 +181,20 @@ class ShopOperations:
         topology = self._broker.topology
         topic = name if name in kept else topology.topic_of(name)
         if topic is None:
-            raise CannotDo(f"no topic {name!r}; use one of {', '.join(sorted(kept.union(topology.topics)))}")
+            raise _no("topic", name, sorted(kept.union(topology.topics)))
         return topic
+
+    def group_of_letters(self, name: str) -> str:
+        """A group of this code, or one that only letters still know. Raises CannotDo."""
+        _, kept = places_of_letters(self._database.engine, self._database.messaging)
+        if name not in kept.union(self._groups):
+            raise _no("consumer group", name, sorted(kept.union(self._groups)))
+        return name
 
     def _known(self, group: str) -> None:
         if group not in self._groups:
-            raise CannotDo(f"no consumer group {group!r}; use one of {', '.join(self._groups)}")
+            raise _no("consumer group", group, self._groups)
+
+
+def _no(what: str, name: str, known: Iterable[str]) -> CannotDo:
+    return CannotDo(f"no {what} {name!r}; use one of {', '.join(known)}")

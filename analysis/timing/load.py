@@ -63,9 +63,7 @@ def backlog_s(facts: Facts, window: Window) -> float | None:
         rate = facts.run.schedule.rate_per_s
         late_s, lag = _last_arrival_late_s(facts), _lag_at_the_end(facts, window)
         return None if late_s is None or lag is None or not rate else round(max(late_s, lag / rate), 3)
-    # The phase ends with the driver, which waits for its last answers: till then part of the backlog is worked off.
-    due_ns = min(window.to_ns, window.from_ns + round((facts.run.schedule.load_s or window.length_s) * 1e9))
-    window = Window(window.from_ns, due_ns)
+    window = Window(window.from_ns, _last_due_ns(facts, window))
     inside = f"t_ns >= {window.from_ns} AND t_ns < {window.to_ns}"
     depth, committed = facts.rows(
         f"""SELECT (SELECT arg_max(depth_messages, t_ns) FROM said WHERE step = 'outbox' AND {inside}),
@@ -83,6 +81,12 @@ def backlog_s(facts: Facts, window: Window) -> float | None:
     return round(max(float(depth) / float(committed), float(behind or 0)) * window.length_s, 3)
 
 
+def _last_due_ns(facts: Facts, window: Window) -> int:
+    """When the load was to end: its phase ends with the driver, which waits for its last answers, and meanwhile part of
+    the backlog is worked off."""
+    return min(window.to_ns, window.from_ns + round((facts.run.schedule.load_s or window.length_s) * 1e9))
+
+
 def _last_arrival_late_s(facts: Facts) -> float | None:
     """How long after its intended time the last arrival was handed to the broker; None where it never was."""
     late_ns = facts.one(
@@ -94,11 +98,9 @@ def _last_arrival_late_s(facts: Facts) -> float | None:
 
 
 def _lag_at_the_end(facts: Facts, window: Window) -> int | None:
-    """Messages that the receiver had not acked when the last arrival was due; the load phase ends with the driver."""
-    last_ns = window.from_ns + round((facts.run.schedule.load_s or window.length_s) * 1e9)
-    found = facts.one(
-        f"SELECT arg_max(lag_messages, t_ns) FROM said WHERE step = 'lag' AND t_ns <= {min(last_ns, window.to_ns)}"
-    )
+    """Messages that the receiver had not acked when the last arrival was due."""
+    last_ns = _last_due_ns(facts, window)
+    found = facts.one(f"SELECT arg_max(lag_messages, t_ns) FROM said WHERE step = 'lag' AND t_ns <= {last_ns}")
     return None if found is None else int(found)
 
 

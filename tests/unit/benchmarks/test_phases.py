@@ -16,6 +16,9 @@ from history.recorder import Recorder
 class Failing:
     """A system whose driver does not start and whose database does not come back."""
 
+    def __init__(self, folder: Path) -> None:
+        self.history = folder / "history"
+
     def start(self) -> None: ...
 
     def start_driver(self, plan: Mapping[str, Any]) -> None:
@@ -33,9 +36,6 @@ class Failing:
 
     def history_files(self) -> list[str]:
         return [path.name for path in self.history.glob("*")]
-
-    def __init__(self, folder: Path) -> None:
-        self.history = folder / "history"
 
 
 def test_a_run_whose_books_cannot_be_kept_is_unknown_and_not_without_a_word(tmp_path: Path) -> None:

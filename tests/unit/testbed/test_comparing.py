@@ -70,6 +70,13 @@ def compare(world: World, out: Path, monkeypatch: pytest.MonkeyPatch, *words: st
     return done.exit_code, found, done.output
 
 
+def run_again(out: Path, monkeypatch: pytest.MonkeyPatch, *words: str) -> list[str]:
+    """What a second comparison in the same folder does not keep."""
+    world = World(lambda scenario, settings: "none")
+    compare(world, out, monkeypatch, *words)
+    return world.ran
+
+
 @pytest.fixture(autouse=True)
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """Charts take seconds and are tested elsewhere."""
@@ -114,9 +121,7 @@ def test_a_finished_cell_is_not_run_again_and_a_half_one_is_redone(
 def test_a_cell_that_other_code_ran_is_run_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     compare(World(lambda scenario, settings: "none"), tmp_path, monkeypatch)
     monkeypatch.setattr(comparing, "git_revision", lambda: "newer")
-    world = World(lambda scenario, settings: "none")
-    compare(world, tmp_path, monkeypatch)
-    assert len(world.ran) == 2
+    assert len(run_again(tmp_path, monkeypatch)) == 2
 
 
 def test_a_run_of_an_earlier_comparison_is_not_reported_as_one_that_the_budget_left_out(
@@ -168,9 +173,7 @@ def test_a_cell_that_was_run_otherwise_is_run_anew(
     words: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     compare(World(lambda scenario, settings: "none"), tmp_path, monkeypatch)
-    world = World(lambda scenario, settings: "none")
-    compare(world, tmp_path, monkeypatch, *words)
-    assert len(world.ran) == 2
+    assert len(run_again(tmp_path, monkeypatch, *words)) == 2
 
 
 def test_the_report_names_the_line_that_repeats_a_limited_comparison(
@@ -185,9 +188,7 @@ def test_the_report_names_the_line_that_repeats_a_limited_comparison(
 def test_a_setting_of_the_environment_that_differs_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     compare(World(lambda scenario, settings: "none"), tmp_path, monkeypatch)
     monkeypatch.setenv("DURABILITY", "fsynced")
-    world = World(lambda scenario, settings: "none")
-    compare(world, tmp_path, monkeypatch)
-    assert len(world.ran) == 2
+    assert len(run_again(tmp_path, monkeypatch)) == 2
 
 
 def test_the_sweep_follows_the_lower_of_the_rates_that_both_sustain(
