@@ -117,6 +117,9 @@ class RunLab:
 
     def kill_role(self, role: str) -> None:
         process = self._first(role)
+        if process.exit_code is None:
+            # Started a moment ago, it may not be at work yet: a kill would show nothing and leave a file missing.
+            self._wait_for_history([process])
         process.mortal = True
         process.signal(signal.SIGKILL)
         process.wait(STOP_TIMEOUT_S)
@@ -450,13 +453,13 @@ class RunLab:
             raise FaultMissed(f"this run has no {role} process")
         return found[0]
 
-    def _wait_for_history(self) -> None:
-        """Every role has opened its history: from here on it can be asked to stop in good order."""
+    def _wait_for_history(self, processes: Sequence[RoleProcess] = ()) -> None:
+        """These (none: all) have opened their history: from here on they can be asked to stop in good order."""
 
         def all_open() -> bool:
             self.check_alive()
             names = [path.name for path in (self._folder / "history").glob("*.ndjson")]
-            return all(any(f"-{process.pid}-" in name for name in names) for process in self._roles)
+            return all(any(f"-{each.pid}-" in name for name in names) for each in processes or self._roles)
 
         if not wait_until(all_open, READY_S):
             raise RunBroken(f"a role did not begin to work within {READY_S:g} s; see logs/")
