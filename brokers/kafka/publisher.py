@@ -3,7 +3,9 @@
 Every message of a batch is handed to one librdkafka producer (idempotent, acks=all), then the queue is flushed. A
 message that failed or was not answered in time ends that producer: queue and flight are purged, what was not confirmed
 is UNKNOWN, and the next batch gets a new producer. REFUSED comes only from checks made before a message is handed over.
-Why this neither loses nor reorders: docs/decisions, `kafka-one-producer-until-it-fails`.
+A producer's first message in a lane is confirmed before its next one there is handed over: till then the broker knows
+no sequence of it, would take a later message before it, and the client would then call the first one confirmed too.
+Why this neither loses nor reorders: docs/decisions, `kafka-one-producer-until-it-fails`, `kafka-first-message-alone`.
 """
 
 import logging
@@ -29,6 +31,10 @@ SLICE_S = 0.1
 """How soon a flush notices a failure or `close`."""
 PURGE_S = 5.0
 """What a purge may take: it is local, milliseconds; the port's time-out has passed by then."""
+FORGOTTEN_S = 12 * 3600.0
+"""After which a producer is replaced: half of the broker's producer.id.expiration.ms, when it forgets the sequences."""
+Record = tuple[str, bytes | None, str, Headers]
+"""Topic as the broker calls it, value, key, headers."""
 Report = Callable[[KafkaError | None, Message], None]
 
 
@@ -52,14 +58,14 @@ class KafkaPublisher:
         )
         return self.publish_records(records, len(batch), timeout_s)
 
-    def publish_records(
-        self, records: Iterable[tuple[str, bytes | None, str, Headers]], count: int, timeout_s: float
-    ) -> Sequence[Outcome]:
-        """As `publish`, for records that are encoded already: (topic as the broker calls it, value, key, headers)."""
+    def publish_records(self, records: Iterable[Record], count: int, timeout_s: float) -> Sequence[Outcome]:
+        """As `publish`, for records that are encoded already."""
         deadline = monotonic() + timeout_s
         with self._publishing:
             if self._closed.is_set():
                 return [unknown("not sent: the publisher is closed")] * count
+            if self._generation is not None and self._generation.began_s + FORGOTTEN_S < monotonic():
+                self._end_generation()
             if self._generation is None:
                 self._generation = _Generation(self._config, self._topology.partitions, self._connection)
             outcomes = self._generation.send(records, count, deadline, self._closed)
@@ -89,20 +95,30 @@ class _Generation:
             {**config.publisher_settings(), "error_cb": connection.on_error}, logger=quiet_logger()
         )
         self._without_secrets = config.without_secrets
-        self._lanes: dict[str, int] = {}
+        self._numbers_messages = config.durability != "fire-and-forget"
+        self._begun: dict[str, set[int]] = {}
+        """Topic -> its lanes in which the broker has a message of this producer."""
         self._reports: list[Report] = []
         self._failures: dict[int, Outcome] = {}
         self._lost_reports = False
         self.is_spent = False
+        self.began_s = monotonic()
 
-    def send(
-        self, records: Iterable[tuple[str, bytes | None, str, Headers]], count: int, deadline: float, closed: Event
-    ) -> list[Outcome]:
+    def send(self, records: Iterable[Record], count: int, deadline: float, closed: Event) -> list[Outcome]:
         self._failures = {}
         while len(self._reports) < count:
             self._reports.append(partial(self._failed, len(self._reports)))
-        self._hand_over(records, deadline, closed)
+        beginning, behind = self._hand_over(zip(records, self._reports, strict=False), deadline, closed)
         unanswered = self._await_answers(deadline, closed)
+        if not self.is_spent:
+            for topic, lane in beginning:
+                self._begun[topic].add(lane)
+            if behind:
+                self._hand_over(behind, deadline, closed)
+                unanswered = self._await_answers(deadline, closed)
+        else:
+            for _, report in behind:
+                self._failed_locally(report, unknown("not sent: the first message of its lane was not confirmed"))
         outcomes = [unknown("the client did not tell what became of it") if unanswered else CONFIRMED] * count
         for index, outcome in self._failures.items():
             outcomes[index] = outcome
@@ -118,47 +134,54 @@ class _Generation:
         del self._producer
 
     def _hand_over(
-        self, records: Iterable[tuple[str, bytes | None, str, Headers]], deadline: float, closed: Event
-    ) -> None:
-        """Give each record to the client; the ones that it did not take get their outcome here."""
-        produce, lanes, partitions = self._producer.produce, self._lanes, self._partitions
+        self, records: Iterable[tuple[Record, Report]], deadline: float, closed: Event
+    ) -> tuple[set[tuple[str, int]], list[tuple[Record, Report]]]:
+        """Give each record to the client; the ones that it did not take get their outcome here.
+
+        Returns the lanes that begin with one of these, and what has to wait until that one is confirmed.
+        """
+        produce, begun, partitions = self._producer.produce, self._begun, self._partitions
         stopped: dict[tuple[str, str], Outcome] = {}
-        for (topic, value, key, headers), report in zip(records, self._reports, strict=False):
+        beginning: set[tuple[str, int]] = set()
+        behind: list[tuple[Record, Report]] = []
+        for record, report in records:
+            topic, value, key, headers = record
             if stopped and (held := stopped.get((topic, key))):
                 # An earlier message of this key was not handed over: this one may not enter before it.
                 self._failed_locally(report, held)
                 continue
-            if topic not in lanes and (outcome := self._look_up(topic, deadline, closed)) is not None:
+            if topic not in begun and (outcome := self._look_up(topic, deadline, closed)) is not None:
                 self._failed_locally(report, outcome)
                 stopped[(topic, key)] = _behind(outcome)
                 continue
+            lane = lane_of(key, partitions)
+            is_first = lane not in begun[topic]
+            if is_first and (topic, lane) in beginning:
+                behind.append((record, report))
+                continue
             try:
-                produce(topic, value, key, lane_of(key, partitions), report, headers=headers)
+                produce(topic, value, key, lane, report, headers=headers)
+                outcome = None
             except BufferError:
-                outcome = self._hand_over_slowly(topic, value, key, headers, report, deadline, closed)
+                outcome = self._hand_over_slowly(record, lane, report, deadline, closed)
             except KafkaException as caught:
                 outcome = self._not_taken(caught)
-            else:
-                continue
             if outcome is not None:
                 self._failed_locally(report, outcome)
                 stopped[(topic, key)] = _behind(outcome)
+            elif is_first:
+                beginning.add((topic, lane))
+        return beginning, behind
 
     def _hand_over_slowly(
-        self,
-        topic: str,
-        value: bytes | None,
-        key: str,
-        headers: Headers,
-        report: Report,
-        deadline: float,
-        closed: Event,
+        self, record: Record, lane: int, report: Report, deadline: float, closed: Event
     ) -> Outcome | None:
         """The client's queue is full (its 2 GiB bound): wait for room."""
+        topic, value, key, headers = record
         while monotonic() < deadline and not self.is_spent and not closed.is_set():
             self._serve(SLICE_S)
             try:
-                self._producer.produce(topic, value, key, lane_of(key, self._partitions), report, headers=headers)
+                self._producer.produce(topic, value, key, lane, report, headers=headers)
                 return None
             except BufferError:
                 continue
@@ -197,7 +220,7 @@ class _Generation:
             if len(found.partitions) != self._partitions:
                 # Another number of lanes would put a key's messages of two publishers into two lanes.
                 return refused(f"topic {topic} has {len(found.partitions)} partitions, wanted {self._partitions}")
-            self._lanes[topic] = self._partitions
+            self._begun[topic] = set() if self._numbers_messages else set(range(self._partitions))
             return None
 
     def _await_answers(self, deadline: float, closed: Event) -> bool:

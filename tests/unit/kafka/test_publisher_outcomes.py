@@ -78,11 +78,13 @@ class _Client:
         return 0
 
 
-def publish_with(client: _Client, batch: Sequence[Envelope], timeout_s: float = 5.0) -> list[Status]:
-    """Through one generation whose topic is known, in place of a real client."""
+def publish_with(
+    client: _Client, batch: Sequence[Envelope], timeout_s: float = 5.0, begun_lanes: Sequence[int] = (0, 1, 2)
+) -> list[Status]:
+    """Through one generation whose topic is known and which sent to `begun_lanes` before, in place of a real client."""
     generation = _Generation(NOWHERE, 3, Connection("test", "nowhere", str))
     generation._producer = client
-    generation._lanes = {"orders": 3}
+    generation._begun = {"orders": set(begun_lanes)}
     records = [("orders", envelope.data, envelope.key, ()) for envelope in batch]
     outcomes = generation.send(records, len(records), monotonic() + timeout_s, Event())
     assert generation.is_spent is client.purged
@@ -111,6 +113,59 @@ def test_what_is_still_held_at_the_time_out_is_purged_and_unknown() -> None:
 
     outcomes = publish_with(_Client(hold_first), [event(1), event(2)], timeout_s=0.05)
     assert outcomes == [Status.UNKNOWN, Status.CONFIRMED]
+
+
+def test_the_first_message_of_a_lane_is_answered_before_the_next_one_there_is_handed_over() -> None:
+    """Else the broker, which knows no sequence yet, may take the second although the first failed."""
+    seen: list[list[str]] = []
+
+    def look(client: _Client) -> int:
+        seen.append([key for key, _ in client.taken])
+        return 0
+
+    batch = [event(number) for number in range(1, 9)]
+    lanes = [lane_of(envelope.key, 3) for envelope in batch]
+    firsts = [batch[lanes.index(lane)].key for lane in sorted(set(lanes), key=lanes.index)]
+    rest = [envelope.key for envelope in batch if envelope.key not in firsts]
+    assert publish_with(_Client(look), batch, begun_lanes=()) == [Status.CONFIRMED] * 8
+    assert seen == [firsts, firsts + rest]
+
+
+def test_a_lane_that_has_begun_is_not_waited_for_again() -> None:
+    flushes = 0
+
+    def count(_: _Client) -> int:
+        nonlocal flushes
+        flushes += 1
+        return 0
+
+    generation = _Generation(NOWHERE, 1, Connection("test", "nowhere", str))
+    generation._producer = _Client(count)
+    generation._begun = {"orders": set()}
+    for number in range(1, 4):
+        records = [("orders", b"{}", f"k{number}", ()), ("orders", b"{}", f"k{number}", ())][: 1 + number // 2]
+        generation.send(records, len(records), monotonic() + 5.0, Event())
+    assert flushes == 3
+
+
+def test_what_waited_for_the_first_message_of_its_lane_is_unknown_where_that_one_failed() -> None:
+    def fail_first(client: _Client) -> int:
+        if not client.purged:
+            client.taken[0][1](KafkaError(KafkaError._MSG_TIMED_OUT), None)
+        return 0
+
+    client, one_key = _Client(fail_first), [event(1), event(1), event(1)]
+    assert publish_with(client, one_key, begun_lanes=()) == [Status.UNKNOWN] * 3
+    assert len(client.taken) == 1
+
+
+def test_behind_a_refused_first_message_another_key_begins_the_lane() -> None:
+    too_large = event(1)._replace(data=b"x" * 101)
+    others = [envelope for envelope in map(event, range(2, 30)) if lane_of(envelope.key, 3) == lane_of("k1", 3)][:2]
+    client = _Client(lambda _: 0)
+    outcomes = publish_with(client, [too_large, *others, event(1)], begun_lanes=())
+    assert outcomes == [Status.REFUSED, Status.CONFIRMED, Status.CONFIRMED, Status.UNKNOWN]
+    assert [key for key, _ in client.taken] == [envelope.key for envelope in others]
 
 
 def test_when_a_fatal_error_swallows_reports_nothing_counts_as_confirmed() -> None:
@@ -171,7 +226,7 @@ def test_a_spent_producer_is_destroyed_before_the_next_publish_and_not_by_the_ga
         return client
 
     monkeypatch.setattr("brokers.kafka.publisher.Producer", producer)
-    monkeypatch.setattr(_Generation, "_look_up", lambda self, topic, *_: self._lanes.update({topic: 3}))
+    monkeypatch.setattr(_Generation, "_look_up", lambda self, topic, *_: self._begun.update({topic: {0, 1, 2}}))
     publisher = connect(NOWHERE, TOPOLOGY).publisher()
     gc.disable()
     try:
