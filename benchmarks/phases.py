@@ -12,7 +12,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from benchmarks.in_flight import PublishesInFlight, dead_letters, in_flight_during, unknown_outcomes
+from benchmarks.evidence import evidence_of
+from benchmarks.in_flight import PublishesInFlight
 from benchmarks.scenario import Fault, Load, Scenario
 from faults.catalogue import FAULTS, Lab
 from faults.injector import Injector, Planned, Struck
@@ -26,8 +27,6 @@ PREPARE_S = 4e-6
 SETTLE_POLL_S = 0.25
 AT_WORK = {"api": {"api", "relays", "consumers"}, "outbox": {"relays", "consumers"}, "broker": {"consumers"}}
 """Level of the load -> the roles that have a part in the run; at broker level a consumer is a receiver."""
-EVIDENCE_S = 15.0
-"""A broker fault's unknown outcomes come at the latest so long after it was healed: the publish time-out and more."""
 
 
 class System(Lab, Protocol):
@@ -253,22 +252,12 @@ class _Run:
         told = asdict(struck)
         if struck.fired_at_s is None:
             return told
-        fault, history = FAULTS[struck.fault], self.folder / "history"
-        from_ns = self.start_ns + int(struck.fired_at_s * 1e9)
-        told["evidence"] = fault.sentence
-        if fault.mark in ("publishes", "unknown"):
-            to_ns = self.start_ns + int((struck.healed_at_s or struck.fired_at_s) * 1e9)
-            in_flight = in_flight_during(history, from_ns, to_ns)
-            unknown = unknown_outcomes(history, from_ns - 1_000_000_000, to_ns + int(EVIDENCE_S * 1e9))
-            told["evidence"] = f"{in_flight} messages were in flight during it, {unknown} outcomes were unknown"
-            told["unknown_outcomes"] = unknown
-            if not (unknown if fault.mark == "unknown" else in_flight):
-                told |= {"fired_at_s": None, "missed": "it struck, but no publish felt it"}
-        elif fault.mark == "letters":
-            letters = dead_letters(history, from_ns)
-            told["evidence"] = f"{letters} deliveries were given up"
-            if not letters:
-                told |= {"fired_at_s": None, "missed": "it struck, but nothing was given up"}
+        from_ns, to_ns = (
+            self.start_ns + int(at_s * 1e9) for at_s in (struck.fired_at_s, struck.healed_at_s or struck.fired_at_s)
+        )
+        told |= evidence_of(FAULTS[struck.fault], self.folder / "history", from_ns, to_ns)
+        if told["missed"]:
+            told["fired_at_s"] = None
         return told
 
 

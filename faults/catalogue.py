@@ -62,9 +62,10 @@ class FaultMissed(Exception):
     """The planned damage was not done: the run proves nothing about it."""
 
 
-Mark = Literal["done", "publishes", "unknown", "letters"]
+Mark = Literal["done", "publishes", "unknown", "unanswered", "letters"]
 """What shows that a fault was felt: nothing but that it was done; publishes in flight while it lasted; publish
-outcomes that it made unknown; dead letters."""
+outcomes that it made unknown; these, or publishes that had to wait for its end (a client that asks again by itself may
+be answered then); dead letters."""
 
 
 @dataclass(frozen=True)
@@ -188,7 +189,7 @@ _FAULTS = (
         "lost-confirm",
         "what clients send reaches the broker, and none of its answers ever comes back",
         lost_confirm(),
-        "unknown",
+        "unanswered",
         (1.0, 8.0),
     ),
     Fault(
