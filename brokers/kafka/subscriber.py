@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from functools import partial
 from itertools import compress, repeat
 from operator import is_, itemgetter
-from threading import Event, RLock
+from threading import Event, RLock, Thread
 from time import monotonic
 from typing import Any, cast
 
@@ -41,6 +41,9 @@ _TOKEN, _FIRST, _SECOND = itemgetter(3), itemgetter(0), itemgetter(1)
 """Of a Delivery its token; of a token its lane and its offset."""
 LEAVE_S = 5.0
 """What giving the lanes away may take; it is local but for the last commit, which waits for the broker's answer."""
+CLOSE_S = 10.0
+"""What leaving the group may take, its last commit with it. Without a broker librdkafka gives a commit up after 45 s,
+and its `close` never ends while one is open."""
 CONSUME_MESSAGES = 1_000_000
 """The client refuses to hand out more at once."""
 
@@ -111,26 +114,31 @@ class KafkaSubscriber:
         with self._turn:
             consumer, self._consumer = self._consumer, None
             if consumer is not None:
-                self._commit_awaited(consumer, self._lanes.values())
-                self._leave(consumer)
-                consumer.close()
+                # The client's calls take no time-out: in a thread that the process need not wait for.
+                leaving = Thread(target=self._leave, args=(consumer, list(self._lanes.values())), daemon=True)
+                leaving.start()
+                leaving.join(CLOSE_S)
+                if leaving.is_alive():
+                    log.warning("left without the broker's answer", extra={"group": self._group, "after_s": CLOSE_S})
             self._forget(list(self._lanes))
             if self._dead_letters is not None:
                 self._dead_letters.close()
 
-    def _leave(self, consumer: Consumer) -> None:
-        """Give every lane away while the client still listens.
+    def _leave(self, consumer: Consumer, lanes: Sequence[Lane]) -> None:
+        """Commit, give every lane away while the client still listens, and end it.
 
         The client's own `close` may end its group first and hand us a revocation afterwards; what the Python client
         then asks of the ended group is never answered, and `close` waits for ever (seen with a second member joining).
         """
+        self._commit_awaited(consumer, lanes)
         consumer.unsubscribe()
         deadline = monotonic() + LEAVE_S
         # At least one poll: a change that waits in the client's queue is told there.
         while True:
             consumer.poll(SLICE_S)
             if not self._lanes or monotonic() >= deadline:
-                return
+                break
+        consumer.close()
 
     def _receive_once(self, max_messages: int, deadline: float) -> list[Delivery]:
         """What is due or at hand now; else what comes within a slice."""

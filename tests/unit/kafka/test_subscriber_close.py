@@ -1,5 +1,7 @@
-"""A member that closes gives its lanes away while its client still listens."""
+"""A member that closes gives its lanes away while its client still listens, and ends although no broker does."""
 
+from threading import Event
+from time import monotonic
 from typing import Any
 
 import pytest
@@ -55,3 +57,16 @@ def test_a_client_that_never_takes_its_lanes_back_is_closed_all_the_same(monkeyp
     client = _Client(revokes_at=10**9)
     member(client, monkeypatch).close()
     assert client.calls == ["unsubscribe", "close"]
+
+
+def test_a_client_that_waits_for_a_broker_that_is_gone_is_left_behind(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("brokers.kafka.subscriber.CLOSE_S", 0.2)
+    client, answered = _Client(revokes_at=1), Event()
+    monkeypatch.setattr(client, "close", answered.wait)
+    began_s = monotonic()
+    member(client, monkeypatch).close()
+    assert monotonic() - began_s < 2.0
+    assert "left without the broker's answer" in caplog.text
+    answered.set()
