@@ -244,9 +244,9 @@ def up(brokers: Sequence[str], folder: Path, provider: str) -> Services:
 
 
 def down(folder: Path) -> bool:
-    """Stop what `up` started in this folder, data kept; False if nothing was up."""
+    """Stop what `up` started in this folder, data kept, and what a killed run left; False if nothing was up."""
     if not folder.exists():
-        return False
+        return bool(end_orphans(is_kept))
     with locked(folder / ".lock"):
         services = attach(folder)
         if services is None:

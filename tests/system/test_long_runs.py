@@ -24,14 +24,21 @@ KEPT = Path("reports/long")
 def run(folder: Path, scenario: str, broker: str, seed: int, *sets: str, timeout_s: float) -> tuple[int, str]:
     """Exit code, and the verdict with its reasons."""
     shutil.rmtree(folder, ignore_errors=True)
-    words = [word for text in sets for word in ("--set", text)]
-    command = ["run", scenario, "--broker", broker, "--seed", str(seed), "--out", str(folder), *words]
-    done = subprocess.run(
-        [sys.executable, "-m", "testbed.cli", *command], capture_output=True, text=True, timeout=timeout_s
-    )
+    changed = [word for text in sets for word in ("--set", text)]
+    words = ["run", scenario, "--broker", broker, "--seed", str(seed), "--out", str(folder), *changed]
+    command = [sys.executable, "-m", "testbed.cli", *words]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    try:
+        _, errors = process.communicate(timeout=timeout_s)
+    except KeyboardInterrupt:  # it has felt Ctrl-C too, and stops what it started
+        process.communicate()
+        raise
+    except subprocess.TimeoutExpired:
+        process.kill()
+        raise
     path = folder / "verdict.json"
-    told = json.loads(path.read_text()) if path.exists() else {"verdict": "none", "reasons": [done.stderr[-500:]]}
-    return done.returncode, f"seed {seed} on {broker}: {told['verdict']} {'; '.join(told['reasons'])}; see {folder}"
+    told = json.loads(path.read_text()) if path.exists() else {"verdict": "none", "reasons": [errors[-500:]]}
+    return process.returncode, f"seed {seed} on {broker}: {told['verdict']} {'; '.join(told['reasons'])}; see {folder}"
 
 
 def forget_details(folder: Path) -> None:
