@@ -63,7 +63,7 @@ class KafkaAdmin:
                 existing.append(name)
         if existing:
             self._check(existing, settings)
-        self._await_leaders(names)
+        self._await_lanes(names)
         self._alter_groups(AlterConfigOpType.SET)
 
     def check_ready(self, timeout_s: float) -> None:
@@ -221,23 +221,37 @@ class KafkaAdmin:
         except KafkaException as caught:
             raise self._translated(caught) from caught
 
-    def _await_leaders(self, names: Iterable[str]) -> None:
-        """A topic just made has no leader for some milliseconds; whoever publishes now would be refused."""
+    def _await_lanes(self, names: Sequence[str]) -> None:
+        """A topic just made has no leader for some milliseconds, and brokers tell of a leader a moment before it takes
+        its lanes up. Whoever publishes then is refused; who waits for no answer never hears of it."""
         deadline = time.monotonic() + REQUEST_S
         for name in names:
-            while True:
-                found = self._metadata(name)
-                if (
-                    found.error is None
-                    and len(found.partitions) == self._topology.partitions
-                    and all(p.leader >= 0 for p in found.partitions.values())
-                ):
-                    break
-                if time.monotonic() >= deadline:
-                    raise BrokerUnavailable(
-                        "Kafka", self._config.bootstrap_servers, REQUEST_S, f"topic {name} has no leader"
-                    )
-                time.sleep(0.02)
+            while not self._has_leaders(name):
+                self._wait_for_lanes(deadline, f"topic {name} has no leader")
+        lanes = [TopicPartition(name, lane, 0) for name in names for lane in range(self._topology.partitions)]
+        while (refused := self._refused(lanes)) is not None:
+            self._wait_for_lanes(deadline, f"a lane is not taken up: {self._config.without_secrets(refused.str())}")
+
+    def _has_leaders(self, name: str) -> bool:
+        found = self._metadata(name)
+        return (
+            found.error is None
+            and len(found.partitions) == self._topology.partitions
+            and all(lane.leader >= 0 for lane in found.partitions.values())
+        )
+
+    def _refused(self, lanes: Sequence[TopicPartition]) -> KafkaError | None:
+        """Why a lane's leader would not tell its offsets; None if every one did."""
+        try:
+            found = self._reader_kept().offsets_for_times(list(lanes), timeout=REQUEST_S)
+        except KafkaException as caught:
+            return error_of(caught)
+        return next((lane.error for lane in found if lane.error is not None), None)
+
+    def _wait_for_lanes(self, deadline: float, said: str) -> None:
+        if time.monotonic() >= deadline:
+            raise BrokerUnavailable("Kafka", self._config.bootstrap_servers, REQUEST_S, said)
+        time.sleep(0.02)
 
     def _await_gone(self, names: Iterable[str]) -> None:
         deadline = time.monotonic() + REQUEST_S

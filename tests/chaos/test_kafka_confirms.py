@@ -20,13 +20,16 @@ from confluent_kafka.admin import AdminClient, NewTopic
 
 from brokers.kafka import KafkaConfig, connect
 from brokers.kafka.server import Kafka
+from brokers.kafka.topology import declared_topics
 from core.messaging.envelope import Envelope
 from core.messaging.outcomes import Status
-from core.messaging.ports import Broker, Publisher
+from core.messaging.ports import Admin, Broker, Publisher
+from core.messaging.topology import Topology
 from faults.network import Proxy, lost_confirm
 from servers.process import free_ports
 from testbed.services import cache_folder
 from tests.contract.profiles import TOPOLOGY, own
+from tests.waiting import until
 
 KEYS = 10
 AT = datetime(2026, 1, 1, tzinfo=UTC)
@@ -193,15 +196,48 @@ def test_what_was_confirmed_on_lanes_made_just_now_is_in_the_log(server_behind_p
     server, _ = server_behind_proxy
     hasty = KafkaConfig(server.url, batch_size_bytes=500, linger_ms=0)
     for _ in range(NEW_TOPICS):
-        made = connect(hasty, own(replace(TOPOLOGY, partitions=LANES)))
+        topology = own(replace(TOPOLOGY, partitions=LANES))
+        made = connect(hasty, topology)
+        _make_topics(server, topology)
         with closing(made.admin()) as admin:
-            admin.declare()
             with ThreadPoolExecutor(PUBLISHERS) as pool:
                 confirmed = set().union(*pool.map(partial(_confirmed_to, made), range(PUBLISHERS)))
             log = {delivery.envelope.id for delivery in admin.read_all("orders") if delivery.envelope is not None}
             admin.delete()
         assert len(confirmed) == PUBLISHERS * 8 * 50
         assert confirmed - log == set()
+
+
+def _make_topics(server: Kafka, topology: Topology) -> None:
+    """As other tools make them: every lane has a leader, whether that one has taken it up or not."""
+    admin = AdminClient({"bootstrap.servers": server.url})
+    for name, made in admin.create_topics([NewTopic(each, LANES, 1) for each in declared_topics(topology)]).items():
+        made.result(20)
+        until(partial(_has_leaders, admin, name), 20.0)
+
+
+def _has_leaders(admin: AdminClient, topic: str) -> bool:
+    lanes = admin.list_topics(topic, timeout=20).topics[topic].partitions.values()
+    return len(lanes) == LANES and all(lane.leader >= 0 for lane in lanes)
+
+
+@pytest.mark.broker("kafka")
+def test_once_declared_lanes_take_what_nobody_waits_for(server_behind_proxy: tuple[Kafka, Proxy]) -> None:
+    """A broker tells of a lane's leader before that one takes it up, and refuses in silence who wants no answer."""
+    server, _ = server_behind_proxy
+    forgetting = KafkaConfig(server.url, durability="fire-and-forget")
+    for _ in range(NEW_TOPICS):
+        made = connect(forgetting, own(replace(TOPOLOGY, partitions=10 * LANES)))
+        batch = [event(1, f"{key}") for key in range(2_000)]
+        with closing(made.publisher()) as publisher, closing(made.admin()) as admin:
+            admin.declare()
+            publisher.publish(batch, 20.0)
+            until(partial(_holds, admin, len(batch)), 20.0)
+            admin.delete()
+
+
+def _holds(admin: Admin, count: int) -> bool:
+    return sum(1 for _ in admin.read_all("orders")) == count
 
 
 def _confirmed_to(broker: Broker, number: int) -> set[str]:

@@ -51,11 +51,8 @@ def _sigkill_takes_only_what_was_not_confirmed(broker_server: Server, stored: in
         for tier, config in TIERS[broker_server.name].items()
     }
     confirmed: dict[str, set[str]] = {}
-    begun: dict[str, set[str]] = {}
     for tier, broker in tiers.items():
         broker.admin().declare()
-        # A lane made just now may refuse what comes first, and who waits for no answer never hears of it.
-        begun[tier] = _one_confirmed_a_lane(broker_server, broker, TIERS[broker_server.name][tier])
         batch = [
             envelope._replace(topic="kept", type="Kept", key=f"k-{number % (stored // 5)}")
             for number, envelope in enumerate(likes_of(stored))
@@ -65,7 +62,7 @@ def _sigkill_takes_only_what_was_not_confirmed(broker_server: Server, stored: in
     broker_server.start()
     survivors: dict[str, set[str]] = {}
     for tier, broker in tiers.items():
-        survivors[tier] = _read_to_the_end(broker_server, broker, TIERS[broker_server.name][tier]) - begun[tier]
+        survivors[tier] = _read_to_the_end(broker_server, broker, TIERS[broker_server.name][tier])
         delete_all(broker.admin())
     counts = {tier: len(found) for tier, found in survivors.items()}
     for tier in tiers.keys() - {FORGETTING}:
@@ -93,7 +90,15 @@ def _published(broker: Broker, batch: Sequence[Envelope]) -> set[str]:
 
 def _read_to_the_end(server: Server, broker: Broker, config: KafkaConfig | RabbitConfig) -> set[str]:
     """Ids of what is stored: all that stands before one last confirmed message a lane."""
-    ids = _one_confirmed_a_lane(server, broker, config)
+    lanes = broker.topology.partitions
+    keys = {lane_of(key, lanes): key for key in map(str, range(50))}
+    last = [
+        one._replace(topic="kept", type="Kept", key=key)
+        for one, key in zip(likes_of(lanes), keys.values(), strict=True)
+    ]
+    confirming = _connected(server, replace(config, durability="confirmed"), broker.topology.prefix)
+    ids = {one.id for one in last}
+    until(lambda: _published(confirming, last) == ids)
     subscriber, found = broker.subscriber("reader"), set[str]()
     give_up_at = time.monotonic() + 60.0
     while not ids <= found:
@@ -103,16 +108,3 @@ def _read_to_the_end(server: Server, broker: Broker, config: KafkaConfig | Rabbi
         found |= {delivery.envelope.id for delivery in batch if delivery.envelope}
     subscriber.close()
     return found - ids
-
-
-def _one_confirmed_a_lane(server: Server, broker: Broker, config: KafkaConfig | RabbitConfig) -> set[str]:
-    lanes = broker.topology.partitions
-    keys = {lane_of(key, lanes): key for key in map(str, range(50))}
-    batch = [
-        one._replace(topic="kept", type="Kept", key=key)
-        for one, key in zip(likes_of(lanes), keys.values(), strict=True)
-    ]
-    confirming = _connected(server, replace(config, durability="confirmed"), broker.topology.prefix)
-    ids = {one.id for one in batch}
-    until(lambda: _published(confirming, batch) == ids)
-    return ids
