@@ -28,6 +28,7 @@ from ablations.pool import pooled
 from ablations.publish import SINKS
 from ablations.relay import STRATEGIES as RELAYS
 from ablations.relay import MakesRelay, Runs, Seams, relay_factory
+from ablations.relay.polling import NAIVE
 from ablations.saga import SAGAS
 from core.commands.catalogue import seed_catalogue
 from core.commands.context import Context
@@ -223,14 +224,13 @@ def relay(settings: Settings, database: Database, broker: Broker, probe: Probe) 
     """Seams `relay.claim`, `relay.confirm`, `relay.order`; a naive relay keeps its own pace."""
     chosen = {name.removeprefix("relay."): value for name, value in settings.seams.items() if name.startswith("relay.")}
     make: MakesRelay = relay_factory(RELAYS.get(settings.publish_strategy, Seams())._replace(**chosen))
-    if settings.seam("relay.claim") != "lease":
-        return make(database.engine, database.messaging, broker.publisher(), None, probe)
-    options = RelayOptions(
-        batch_messages=settings.relay_batch,
-        poll_s=settings.relay_poll_s,
-        publish_timeout_s=settings.publish_timeout_s,
-        lease_s=settings.relay_lease_s,
-    )
+    if settings.seam("relay.claim") == "lease":
+        pace = RelayOptions(
+            batch_messages=settings.relay_batch, poll_s=settings.relay_poll_s, lease_s=settings.relay_lease_s
+        )
+    else:
+        pace = NAIVE
+    options = replace(pace, publish_timeout_s=settings.publish_timeout_s)
     return make(database.engine, database.messaging, broker.publisher(), options, probe)
 
 
