@@ -32,13 +32,13 @@ def world(broker_server: Server, database: str) -> Iterator[RelayWorld]:
 
 @dataclass
 class Distant:
-    """A real publisher whose broker is 0.1 s away: what a relay waits for is then an answer and not the processor."""
+    """A real publisher whose broker is 0.5 s away: what a relay waits for is then an answer and not the processor."""
 
     inner: Publisher
 
     def publish(self, batch: Sequence[Envelope], timeout_s: float) -> Sequence[Outcome]:
         outcomes = self.inner.publish(batch, timeout_s)
-        time.sleep(0.1)
+        time.sleep(0.5)
         return outcomes
 
     def close(self) -> None:
