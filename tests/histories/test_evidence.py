@@ -81,6 +81,7 @@ def test_a_life_ends_with_every_ledger_row_of_the_event_and_with_no_other(tmp_pa
     run.ledger["inbox"][1]["reason"] = "known"
     run.pending("f").inbox("f").effect("f").letter("f")
     del run.ledger["pending"][2]["parked"]
+    run.event("nobody asks of", 8).pending("nobody asks of").inbox("nobody asks of").effect("nobody asks of")
     with load(run.write(tmp_path)) as facts:
         told = lives(facts, ["e", "f"])
     assert [tuple(moment)[1:] for moment in told["e"]] == [

@@ -415,10 +415,11 @@ def test_what_is_worth_knowing_is_noted(tmp_path: Path) -> None:
     own += [{"t_ns": 3, "step": "malformed", "group": group, "topic": "t"} for group in ("h", "g", "h")]
     own.append({"t_ns": 9, "step": "closed"})
     run.history["dead-2.ndjson"] = [own[0] | {"pid": 2}, *({"t_ns": 3, "step": "outbox"} for _ in range(2))]
+    run.history["dead-3.ndjson"] = [own[0] | {"pid": 3}]
     notes = judged(run, tmp_path).notes
     assert list(notes.pop("malformed").items()) == [("g", 1), ("h", 2)]
     assert notes == {
-        "reordered_across_topics": 0, "torn_files": [], "killed_processes": 1, "rejected": 0, "redone": 2,
+        "reordered_across_topics": 0, "torn_files": [], "killed_processes": 2, "rejected": 0, "redone": 2,
     }  # fmt: skip
 
 

@@ -35,7 +35,7 @@ TESTS = {
     "loss": (LITERAL, DRIVEN, PLANTED),
     "order": (LITERAL, DRIVEN),
     "shop": (BOOKS, VERDICT),
-    "verdict": (LITERAL, FLAWED, BOOKS, VERDICT),
+    "verdict": (LITERAL, FLAWED, BOOKS, VERDICT, DRIVEN, PLANTED),
 }
 """Of each checker, the tests that are about it: each is gone through whole for a mutant that lives."""
 CHOSEN = "not together and not saturated and not recovery and not stages"

@@ -102,6 +102,15 @@ def test_an_id_without_an_outcome_makes_the_verdict_unknown(tmp_path: Path) -> N
     assert judge_folder(run.write(tmp_path)).word == "unknown"
 
 
+def test_who_reads_on_sees_the_finding_and_the_facts_while_they_are_open(tmp_path: Path) -> None:
+    run = planted("nothing")
+    seen = []
+    found = judge_folder(
+        run.write(tmp_path), lambda facts, judged: seen.append((facts.one("SELECT count(*) FROM event"), judged))
+    )
+    assert seen == [(len(run.ledger["events"]), found)]
+
+
 def test_a_checker_that_crashes_has_shown_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def crash(facts: object) -> None:
         raise ZeroDivisionError("planted")
